@@ -1,0 +1,39 @@
+# The verbs of this project. The first use of one makes .venv and installs what it needs.
+PYTHON ?= python3.11
+BIN := .venv/bin
+E2E := tests/e2e
+
+.PHONY: demo test lint format clean
+
+demo: .venv/.ready  ## the main job as a story: a cluster, a client, a node that dies
+	$(BIN)/tidegate demo
+
+test: .venv/.ready-dev $(E2E)/node_modules/.ready  ## all tests, the real deepstream among them
+	$(BIN)/pytest -q
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv $(E2E)/node_modules
+
+.venv/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --disable-pip-version-check --group dev
+	touch $@
+
+# Without npm the tests that drive the real deepstream are skipped (and fail where CI is set).
+$(E2E)/node_modules/.ready: $(E2E)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(E2E) && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.ready; \
+	else echo "npm is not installed: the tests in $(E2E) will be skipped"; fi

@@ -1,0 +1,40 @@
+"""Addresses as an operator writes them: `host:port`, `[v6]:port`, `unix:/path`."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s\[\]:/]+)):(?P<port>\d{1,5})")
+
+
+@attrs.frozen
+class Address:
+    """Where to listen or whom to dial: a host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `host:port`, `[v6]:port` or `unix:/path`.
+
+        Raises:
+            ValueError: if the text is none of them.
+        """
+        if text.startswith("unix:"):
+            # A socket's path has 108 bytes in the kernel's structure, the last of them a NUL.
+            if 0 < len(path := text.removeprefix("unix:")) < 108:
+                return cls(path=path)
+            raise ValueError(f"{text!r}: a unix socket needs a path of 1 to 107 characters")
+        match = _HOST_PORT.fullmatch(text)
+        if match is None or int(match["port"]) > 65535:
+            raise ValueError(f'{text!r} is not an address: "host:port", "[v6]:port", "unix:/path"')
+        return cls(host=match["v6"] or match["host"], port=int(match["port"]))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

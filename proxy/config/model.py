@@ -1,0 +1,294 @@
+"""The configuration, as frozen values.
+
+Every default stands beside the peers' value, so that whoever changes one knows what operators are
+used to.  Times are in seconds, sizes in bytes.  A class checks what can be checked from its own
+fields; `Config` checks that names refer to something.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import validators
+
+from .address import Address
+
+Balance = Literal["least_connections", "round_robin"]
+
+
+class Invalid(ValueError):
+    """Faults of one section, each as `(key path within it, reason)`."""
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("; ".join(f"{key}: {reason}" if key else reason for key, reason in faults))
+        self.faults = faults
+
+
+def _above(low: float) -> Any:
+    def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
+        if not value > low:
+            raise ValueError(f"must be more than {low:g}, not {value:g}")
+
+    return check
+
+
+def _within(low: float, high: float) -> Any:
+    def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low:g} to {high:g}, not {value:g}")
+
+    return check
+
+
+def _seconds(default: float) -> Any:
+    return attrs.field(default=default, validator=_above(0))
+
+
+def _count(default: int, low: int = 1, high: int = 2**31) -> Any:
+    return attrs.field(default=default, validator=_within(low, high))
+
+
+def _one_of(*allowed: object) -> Any:
+    def check(_: object, __: attrs.Attribute[Any], value: object) -> None:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+    return check
+
+
+def _starts_with_slash(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    if not value.startswith("/"):
+        raise ValueError(f"must start with /, not {value!r}")
+    if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch in "?#" for ch in value):
+        raise ValueError(f"{value!r} cannot be in a request's path")
+
+
+@attrs.frozen(kw_only=True)
+class Certificate:
+    cert_file: Path
+    key_file: Path
+
+
+@attrs.frozen(kw_only=True)
+class ListenerTls:
+    """TLS towards clients; `certificates` are PEM files, the chain below the leaf in the same."""
+
+    certificates: tuple[Certificate, ...] = attrs.field(
+        validator=[validators.min_len(1), validators.max_len(1)]
+    )
+    # nginx, HAProxy, Caddy: 1.2
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+
+@attrs.frozen(kw_only=True)
+class Listener:
+    """A bound address."""
+
+    bind: Address
+    name: str = ""
+    tls: ListenerTls | None = None
+    # nginx 511, HAProxy: its maxconn; the kernel caps it at net.core.somaxconn (4096)
+    backlog: int = _count(1024)
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        return "https" if self.tls else "http"
+
+
+@attrs.frozen(kw_only=True)
+class Route:
+    """Host and path to an upstream.
+
+    `path` matches exactly, and for a WebSocket handshake the whole target, so that a query or a
+    trailing slash is another path: a deepstream node sees it so.  `prefix` matches whole segments:
+    "/api" takes /api and /api/x, not /apix.  With `websocket` a path carries WebSocket only, a
+    prefix both kinds.
+    """
+
+    upstream: str
+    path: str | None = attrs.field(default=None, validator=validators.optional(_starts_with_slash))
+    prefix: str | None = attrs.field(
+        default=None, validator=validators.optional(_starts_with_slash)
+    )
+    host: str | None = None
+    listener: str | None = None
+    websocket: bool = False
+    # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
+    # None allows all, as every peer does: deepstream itself never checks.
+    origins: tuple[str, ...] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.path is None) == (self.prefix is None):
+            raise Invalid(("", 'needs either "path" (exact) or "prefix"'))
+
+    @property
+    def name(self) -> str:
+        """How records and metrics call this route."""
+        pattern = self.path if self.path is not None else f"{self.prefix}*"
+        return f"{self.host or ''}{pattern}"
+
+
+@attrs.frozen(kw_only=True)
+class Node:
+    """One address in an upstream; in a file also just the address."""
+
+    address: Address
+    # nginx and HAProxy: 1, up to 256 (HAProxy)
+    weight: int = _count(1, high=256)
+
+
+@attrs.frozen(kw_only=True)
+class NodeTls:
+    """TLS towards nodes.  Verification cannot be switched off: name the CA that signed them."""
+
+    ca_file: Path | None = None
+    # The name to ask for and to check; default: the node's host.
+    server_name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Rest:
+    """How long a node that failed is left alone; doubles with each failure in a row.
+
+    nginx: a fixed 10 s (fail_timeout); Traefik's failure window: 10 s; Apache: 60 s.  A deepstream
+    client has five tries within 40 s, so the first rest is short.
+    """
+
+    first: float = _seconds(1.0)
+    longest: float = _seconds(30.0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.longest < self.first:
+            raise Invalid(("longest", f"must be at least first ({self.first:g})"))
+
+
+@attrs.frozen(kw_only=True)
+class Upstream:
+    """A named pool of nodes."""
+
+    nodes: tuple[Node, ...] = attrs.field(validator=validators.min_len(1))
+    # HAProxy recommends leastconn for very long sessions; nginx's default is round robin
+    balance: Balance = "least_connections"
+    tls: NodeTls | None = None
+    rest: Rest = attrs.field(factory=Rest)
+    # What a client gets when there is nobody to ask.  nginx 502, HAProxy 503; 500 is what
+    # deepstream's documentation asks of its proxy.
+    unavailable_status: int = attrs.field(default=500, validator=_one_of(500, 502, 503, 504))
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    # TLS handshake and request head together.  nginx 60, HAProxy's advice 10
+    handshake: float = _seconds(10.0)
+    # Between two requests of a client.  nginx 75, Apache 5
+    keepalive: float = _seconds(60.0)
+    # One try to connect to a node, its TLS included.  nginx 60, HAProxy's advice 5, Envoy 5
+    dial: float = _seconds(2.0)
+    # One node's answer to an upgrade.  nginx 60
+    upgrade: float = _seconds(5.0)
+    # All tries of one request together: deepstream's client has no time-out of its own
+    reach: float = _seconds(10.0)
+    # The head of a node's answer to an ordinary request.  nginx 60, Envoy 15; deepstream's own
+    # limit for /api is 20
+    response: float = _seconds(30.0)
+    # Between two pieces of a body, either way.  nginx 60
+    body: float = _seconds(60.0)
+    # A closing handshake, from the first Close to the end of the last leg.  ws 30, websockets 10
+    close: float = _seconds(5.0)
+    # How long a client that was told goodbye may take to hang up.  nginx 5 (lingering_timeout)
+    linger: float = _seconds(2.0)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    # Open connections from clients; each session needs two file descriptors, so the process's
+    # limit may lower it.  nginx 512 per worker, HAProxy: from the file limit
+    connections: int = _count(10_000)
+    # Connections beyond that limit which are told so (503) at a time; the rest are just closed
+    shedding: int = _count(100, low=0)
+    # Request line and headers.  nginx 4 x 8 KiB, HAProxy 16 KiB, Node.js 16 KiB
+    head_bytes: int = _count(16 * 1024, low=512, high=2**20)
+    # nginx 8 KiB, Apache 8190
+    target_bytes: int = _count(8 * 1024, low=64, high=2**20)
+    # HAProxy 101, Apache 100
+    headers: int = _count(100, high=10_000)
+    # nginx 1 MiB; deepstream refuses more than 1 MiB itself
+    body_bytes: int = _count(2**20, low=0, high=2**50)
+
+
+@attrs.frozen(kw_only=True)
+class Shutdown:
+    # Sessions are closed evenly over this time, so that their clients, which come back at once,
+    # don't come back all at once.  HAProxy's close-spread-time: off; 0 closes all at once
+    spread: float = attrs.field(default=5.0, validator=_within(0, 86_400))
+    # After this the process ends, whatever is still open.  Kubernetes kills at 30
+    deadline: float = _seconds(25.0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.deadline < self.spread:
+            raise Invalid(("deadline", f"must be at least spread ({self.spread:g})"))
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    format: Literal["keyvalue", "json"] = "keyvalue"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    # One line per request or session
+    access: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """One whole configuration."""
+
+    listeners: tuple[Listener, ...] = attrs.field(validator=validators.min_len(1))
+    routes: tuple[Route, ...] = attrs.field(validator=validators.min_len(1))
+    upstreams: dict[str, Upstream]
+    # nginx 1; more than one process is not supported by this version
+    workers: int = attrs.field(default=1, validator=_within(1, 1))
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    limits: Limits = attrs.field(factory=Limits)
+    shutdown: Shutdown = attrs.field(factory=Shutdown)
+    log: Log = attrs.field(factory=Log)
+
+    def __attrs_post_init__(self) -> None:
+        faults = [*self._unknown_names(), *self._duplicates()]
+        if faults:
+            raise Invalid(*faults)
+
+    def _unknown_names(self) -> list[tuple[str, str]]:
+        listeners = {listener.name for listener in self.listeners if listener.name}
+        faults = []
+        for index, route in enumerate(self.routes):
+            if route.upstream not in self.upstreams:
+                known = ", ".join(map(repr, self.upstreams)) or "none"
+                reason = f"no upstream is called {route.upstream!r}; there are: {known}"
+                faults.append((f"routes[{index}].upstream", reason))
+            if route.listener is not None and route.listener not in listeners:
+                known = ", ".join(map(repr, sorted(listeners))) or "none has a name"
+                reason = f"no listener is called {route.listener!r}; there are: {known}"
+                faults.append((f"routes[{index}].listener", reason))
+        return faults
+
+    def _duplicates(self) -> list[tuple[str, str]]:
+        routes = [(f"routes[{i}]", (r.listener, r.host, r.name)) for i, r in enumerate(self.routes)]
+        names = [(f"listeners[{i}].name", x.name) for i, x in enumerate(self.listeners) if x.name]
+        # Port 0 asks the kernel for a free one: any number of listeners may.
+        binds = [
+            (f"listeners[{i}].bind", x.bind)
+            for i, x in enumerate(self.listeners)
+            if x.bind.port or x.bind.path
+        ]
+        return _repeated(routes) + _repeated(names) + _repeated(binds)
+
+
+def _repeated(keyed: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    first: dict[Any, str] = {}
+    faults = []
+    for key, value in keyed:
+        if value in first:
+            faults.append((key, f"is the same as {first[value]}"))
+        first.setdefault(value, key)
+    return faults

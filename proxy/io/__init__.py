@@ -1,0 +1,1 @@
+"""Where Trio, sockets and ssl begin."""

@@ -1,0 +1,124 @@
+"""Connect to a node."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from proxy.config.address import Address
+from proxy.errors import (
+    DialError,
+    DialRefused,
+    DialTimeout,
+    DnsError,
+    Full,
+    NodeError,
+    NodeTlsError,
+)
+
+from .transport import SocketTransport, TlsTransport
+
+#: Failures of this machine, not of the node: no descriptors, no ports, no memory.
+_OURS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN)
+)
+
+
+@attrs.frozen
+class NodeSecurity:
+    """TLS towards a node: the context, and the name to ask for and to check."""
+
+    context: ssl.SSLContext
+    server_name: str
+
+
+async def dial(address: Address, security: NodeSecurity | None, *, limit: float) -> SocketTransport:
+    """Connect to a node, TLS included, within `limit` seconds.
+
+    Raises:
+        DialError: the node can't be reached; its class says how.
+        Full: this machine has no descriptor or port left.
+    """
+    with _dial_errors(str(address)), trio.fail_after(limit):
+        sock = await _connect(address)
+        if security is None:
+            return SocketTransport(sock)
+        transport = TlsTransport(sock, security.context, security.server_name)
+        try:
+            await transport.do_handshake()
+        except trio.BrokenResourceError as exc:
+            transport.close()
+            raise NodeTlsError(str(address), _tls_reason(exc)) from exc
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+
+async def _connect(address: Address) -> socket.socket:
+    if address.path:
+        return await _connect_one(socket.AF_UNIX, address.path)
+    # Numeric addresses are answered without a thread.
+    found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for index, (family, _, _, _, target) in enumerate(found):
+        try:
+            return await _connect_one(family, target)
+        except OSError:
+            if index == len(found) - 1:
+                raise
+    raise AssertionError("getaddrinfo returns at least one address or raises")
+
+
+async def _connect_one(family: int, target: object) -> socket.socket:
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        await sock.connect(target)
+    except BaseException:
+        sock.close()
+        raise
+    return adopt(sock)
+
+
+def adopt(sock: trio.socket.SocketType) -> socket.socket:
+    """Take the socket out of Trio's wrapper, which is not used any more."""
+    bare = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+    bare.setblocking(False)
+    return bare
+
+
+@contextmanager
+def _dial_errors(node: str) -> Iterator[None]:
+    try:
+        yield
+    except NodeError:
+        raise
+    except trio.TooSlowError as exc:
+        raise DialTimeout(node) from exc
+    except socket.gaierror as exc:
+        raise DnsError(node, f"The node's name cannot be resolved: {exc.strerror}.") from exc
+    except ConnectionRefusedError as exc:
+        raise DialRefused(node) from exc
+    except TimeoutError as exc:
+        raise DialTimeout(node) from exc
+    except OSError as exc:
+        if exc.errno in _OURS:
+            raise Full from exc
+        raise DialError(node, f"The node cannot be reached: {exc.strerror}.") from exc
+
+
+def _tls_reason(exc: trio.BrokenResourceError) -> str:
+    cause = exc.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"The node's certificate was not accepted: {cause.verify_message}."
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS to the node failed: {cause.reason or cause}."
+    return "The node closed the connection during the TLS handshake."

@@ -1,0 +1,1 @@
+"""The stories: what happens to one client, one request, the whole process."""

@@ -1,0 +1,287 @@
+"""One client, from accept to close.
+
+This is the only file that knows the whole story; each step of it lives elsewhere:
+
+    TLS, request head       io.transport, io.http1    under one deadline
+    route                   serve.routes              else 404 here, never at a node
+    validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
+    lease, dial, upgrade    serve.reach, io.dial      the next node on failure; nothing sent so far
+    101 to the client       wire.handshake            only after the node's own was checked
+    splice                  io.splice, wire.tunnel    until both ends are done
+    account                 observe.record            one record, whatever happened
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import AsyncExitStack
+
+import attrs
+import h11
+import trio
+
+from proxy.config.model import Listener, Route
+from proxy.errors import (
+    ClientGone,
+    Draining,
+    Full,
+    InternalError,
+    NodeUnwilling,
+    Refusal,
+    RequestTimeout,
+    ResponseTimeout,
+)
+from proxy.io.http1 import ClientHttp, NodeHttp
+from proxy.io.transport import SocketTransport, TlsTransport, hang_up
+from proxy.observe.log import LOG
+from proxy.observe.record import Record
+from proxy.wire import handshake
+from proxy.wire.headers import ClientFacts, get
+from proxy.wire.tunnel import Tunnel
+
+from .forward import Forward, relay_response
+from .reach import Attempt, reach
+from .service import Service
+
+
+@attrs.frozen
+class Established:
+    """A handshake that both sides have finished: all that a session needs of what went before."""
+
+    record: Record
+    node: trio.abc.Stream
+    early: tuple[bytes, bytes]
+    tunnel: Tunnel
+    #: The lease and the node's connection.
+    resources: AsyncExitStack
+
+
+@attrs.define
+class Connection:
+    """A client's connection; one that is `surplus` is told so, whatever it asks."""
+
+    service: Service
+    stream: trio.abc.Stream
+    listener: Listener
+    client: str
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+    surplus: bool = False
+
+    async def run(self) -> None:
+        """Serve the client until one of us hangs up."""
+        try:
+            established = await self._serve_requests()
+            if established is not None:
+                await self._splice(established)
+        except ClientGone:
+            # Its record says so.
+            return
+        finally:
+            await self._hang_up()
+
+    async def _serve_requests(self) -> Established | None:
+        """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
+        deadline = trio.current_time() + self.service.config.timeouts.handshake
+        record = self._new_record()
+        if self.tls is not None and not await self._shake_hands(self.tls, record, deadline):
+            return None
+        http = ClientHttp(self.stream, self.service.head_limits)
+        while True:
+            exchange = Exchange(self, http, record)
+            established = await exchange.run(deadline)
+            if established is not None or not http.next_request():
+                return established
+            deadline = trio.current_time() + self.service.config.timeouts.keepalive
+            record = self._new_record()
+
+    def _new_record(self) -> Record:
+        return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
+
+    async def _shake_hands(self, tls: ssl.SSLContext, record: Record, deadline: float) -> bool:
+        assert isinstance(self.stream, SocketTransport)
+        started = trio.current_time()
+        self.stream = transport = TlsTransport(self.stream.sock, tls)
+        record.detail = "The TLS handshake was not complete in time."
+        try:
+            with trio.move_on_at(deadline):
+                await transport.do_handshake()
+                record.tls_time = trio.current_time() - started
+                record.detail = ""
+                return True
+        except trio.BrokenResourceError as exc:
+            record.detail = f"The TLS handshake failed: {exc.__cause__ or exc}."
+        self.service.on_record(record)
+        return False
+
+    async def _splice(self, established: Established) -> None:
+        """Relay frames until both sides are done, and account for it."""
+        record, tunnel = established.record, established.tunnel
+        started = trio.current_time()
+        relay = self.service.relay(self.stream, established.node, tunnel)
+        try:
+            async with established.resources:
+                with self.service.live(relay, record):
+                    await relay.run(established.early)
+        finally:
+            if not tunnel.ending:
+                tunnel.ending = "cancelled"
+            record.session_time = trio.current_time() - started
+            record.take(tunnel)
+            self.service.on_record(record)
+
+    async def _hang_up(self) -> None:
+        if isinstance(self.stream, SocketTransport):
+            with trio.move_on_after(self.service.config.timeouts.linger):
+                await hang_up(self.stream)
+            self.stream.close()
+        else:
+            await trio.aclose_forcefully(self.stream)
+
+
+class Exchange:
+    """One request of a client."""
+
+    def __init__(self, connection: Connection, http: ClientHttp, record: Record) -> None:
+        self._connection = connection
+        self._service = connection.service
+        self._timeouts = connection.service.config.timeouts
+        self._http = http
+        self._record = record
+
+    async def run(self, deadline: float) -> Established | None:
+        """Serve the request; return what is established if it makes a WebSocket.
+
+        Raises:
+            ClientGone: nobody is left to serve.
+        """
+        established = None
+        try:
+            try:
+                request = await self._read_request(deadline)
+                with self._service.exchange():
+                    established = await self._answer(request)
+            except (Refusal, ClientGone):
+                raise
+            except Exception as bug:
+                LOG.exception("bug", extra={"id": self._record.id})
+                raise InternalError from bug
+        except Refusal as refusal:
+            self._note(refusal)
+            with trio.move_on_after(self._timeouts.linger):
+                await self._http.refuse(refusal, self._record.id)
+        except ClientGone as gone:
+            self._record.ended_by = "client"
+            self._record.detail = self._record.detail or str(gone)
+            raise
+        finally:
+            if established is None:
+                self._service.on_record(self._record)
+        return established
+
+    def _note(self, refusal: Refusal) -> None:
+        if not self._record.status:
+            self._record.status = refusal.status
+        self._record.token, self._record.detail = refusal.token, refusal.detail
+        self._record.ended_by = "proxy"
+
+    async def _read_request(self, deadline: float) -> h11.Request:
+        started = trio.current_time()
+        request = None
+        with trio.move_on_at(deadline) as scope:
+            request = await self._http.read_request()
+        if scope.cancelled_caught:
+            if self._http.began:
+                raise RequestTimeout("The request head was not complete in time.")
+            raise ClientGone("It sent no request in time.")
+        if request is None:
+            raise ClientGone("It hung up before a request.")
+        record = self._record
+        record.head_time = trio.current_time() - started
+        record.method = request.method.decode()
+        record.host = (get(request.headers, b"host") or b"").decode()
+        record.target = request.target.decode()
+        return request
+
+    async def _answer(self, request: h11.Request) -> Established | None:
+        """Route the request and have it answered: here, by a node, or with a session."""
+        if self._service.draining:
+            raise Draining
+        if self._connection.surplus:
+            raise Full
+        record = self._record
+        websocket = handshake.wants_websocket(list(request.headers))
+        route = self._service.routes.match(
+            self._connection.listener, record.host, record.target, websocket=websocket
+        )
+        record.route, record.upstream = route.name, route.upstream
+        if websocket:
+            return await self._upgrade(request, route)
+        forward = Forward(self._service, self._http, request, record)
+        await forward.run(self._service.upstreams[route.upstream], self._facts())
+        return None
+
+    def _facts(self) -> ClientFacts:
+        connection = self._connection
+        return ClientFacts(
+            address=connection.client.rpartition(":")[0].strip("[]") or connection.client,
+            scheme=connection.listener.scheme,
+            port=connection.port,
+            request_id=self._record.id,
+        )
+
+    async def _upgrade(self, request: h11.Request, route: Route) -> Established | None:
+        """Put a WebSocket handshake to a node, and its answer to the client."""
+        upgrade = handshake.check_upgrade(
+            request.method,
+            request.target,
+            request.http_version,
+            list(request.headers),
+            route.origins,
+        )
+        # h11 sees the end of the request before it lets go of HTTP.
+        while await self._http.read_body() is not None:
+            raise AssertionError("a handshake was checked to have no body")
+        started = trio.current_time()
+        upstream = self._service.upstreams[route.upstream]
+        facts = self._facts()
+
+        async def ask(attempt: Attempt) -> tuple[NodeHttp, Answer]:
+            return await self._ask(attempt, upgrade, facts)
+
+        reached = await reach(self._service, upstream, ask, self._record)
+        async with reached.resources as resources:
+            self._record.upgrade_time = trio.current_time() - started
+            node, answer = reached.answer
+            if isinstance(answer, h11.Response):
+                if answer.status_code >= 500:
+                    reached.node.failed(trio.current_time())
+                limit = self._timeouts.body
+                await relay_response(node, answer, self._http, self._record, limit=limit)
+                return None
+            reached.node.answered()
+            early = (self._http.early_data(), node.early_data())
+            self._record.status = 101
+            await self._http.send(answer)
+            tunnel = Tunnel(reserved=handshake.reserved_bits(list(answer.headers)))
+            return Established(self._record, node.stream, early, tunnel, resources.pop_all())
+
+    async def _ask(
+        self, attempt: Attempt, upgrade: handshake.Upgrade, facts: ClientFacts
+    ) -> tuple[NodeHttp, Answer]:
+        """Ask one node for the upgrade; return its refusal, or the client's 101."""
+        node = await attempt.dial()
+        response: Answer | None = None
+        with trio.move_on_after(attempt.limit(self._timeouts.upgrade)):
+            await node.send(handshake.node_request(upgrade, facts))
+            response = await node.read_response()
+        if response is None:
+            raise ResponseTimeout(node.node)
+        if response.status_code == 101:
+            return node, handshake.client_response(upgrade, list(response.headers), node.node)
+        if response.status_code in (502, 503, 504) and attempt.others:
+            raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
+        return node, response
+
+
+Answer = h11.Response | h11.InformationalResponse

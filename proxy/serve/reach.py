@@ -1,0 +1,103 @@
+"""Find a node that answers: choose, ask, and on failure choose another.
+
+All tries of one request share one deadline.  Nothing has been sent to the client meanwhile, so it
+sees one handshake, which took a little longer, where a node has just died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from proxy.errors import NodeError
+from proxy.io.http1 import NodeHttp
+from proxy.observe.record import Record
+from proxy.pool.node import Node
+from proxy.pool.upstream import Upstream
+
+from .service import Service
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Attempt:
+    """One try at one node: what it opens goes on `resources`, and ends with it."""
+
+    service: Service
+    upstream: Upstream
+    node: Node
+    record: Record
+    resources: AsyncExitStack
+    #: When all tries of this request are over.
+    deadline: float
+    #: Whether another node can be asked after this one.
+    others: bool
+
+    def limit(self, seconds: float) -> float:
+        """Return how long a step may take that has `seconds` by itself."""
+        return max(0.0, min(seconds, self.deadline - trio.current_time()))
+
+    async def dial(self) -> NodeHttp:
+        """Connect to the node.
+
+        Raises:
+            DialError: it can't be reached.
+        """
+        started = trio.current_time()
+        limit = self.limit(self.service.config.timeouts.dial)
+        stream = await self.service.dial(self.upstream, self.node.address, limit)
+        self.resources.push_async_callback(trio.aclose_forcefully, stream)
+        self.record.dial_time = trio.current_time() - started
+        return NodeHttp(stream, self.node.name)
+
+
+@attrs.frozen
+class Reached(Generic[T]):
+    """A node's answer, with the lease and the connection that it came on."""
+
+    node: Node
+    answer: T
+    resources: AsyncExitStack
+
+
+async def reach(
+    service: Service,
+    upstream: Upstream,
+    ask: Callable[[Attempt], Awaitable[T]],
+    record: Record,
+    *,
+    repeatable: Callable[[NodeError], bool] = lambda error: error.retry,
+) -> Reached[T]:
+    """Ask one node after the other, all within `timeouts.reach`, until one has answered.
+
+    `repeatable` says whether another node may be asked after this error.
+
+    Raises:
+        NodeError: the last one's, when all that could be asked have failed.
+        NoNode: there was nobody to ask.
+    """
+    deadline = trio.current_time() + service.config.timeouts.reach
+    tried: list[Node] = []
+    error: NodeError | None = None
+    while (node := upstream.choose(trio.current_time(), tried)) is not None:
+        tried.append(node)
+        record.node, record.attempts = node.name, len(tried)
+        async with AsyncExitStack() as resources:
+            resources.enter_context(node.lease())
+            others = upstream.any_left(trio.current_time(), tried)
+            attempt = Attempt(service, upstream, node, record, resources, deadline, others)
+            try:
+                answer = await ask(attempt)
+            except NodeError as exc:
+                upstream.note(node, exc, trio.current_time())
+                error = exc
+                if not repeatable(exc) or trio.current_time() >= deadline:
+                    raise
+            else:
+                return Reached(node, answer, resources.pop_all())
+    raise error or upstream.nobody(trio.current_time())

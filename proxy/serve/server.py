@@ -1,0 +1,187 @@
+"""The whole proxy: listeners, connections, and how it comes to an end.
+
+Three nurseries, one inside the other, are the order of the end.  The innermost accepts; it ends
+first.  Then connections are drained: sessions say goodbye at a pace, requests are finished, and
+what is still there at the deadline is cancelled.  The splicer, which sessions need for their
+goodbyes, is outermost and ends last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import attrs
+import trio
+
+from proxy.config.address import Address
+from proxy.config.model import Config
+from proxy.io.listen import TransportListener, open_listeners
+from proxy.io.transport import SocketTransport
+from proxy.observe.log import LOG
+from proxy.observe.record import Record
+
+from .connection import Connection
+from .service import Service
+
+OnRecord = Callable[[Record], object]
+
+
+@attrs.frozen
+class Bound:
+    """A listener as it is bound: its name, and the address with the real port."""
+
+    name: str
+    address: Address
+    tls: bool
+
+
+class Server:
+    """A running proxy, as the task that started it sees it."""
+
+    def __init__(self, config: Config, on_record: OnRecord | None = None) -> None:
+        self.config = config
+        self.service = Service(config, on_record=on_record)
+        self.bound: list[Bound] = []
+        #: Set when nothing is left: no listener, no connection.
+        self.stopped = trio.Event()
+        self._stop = trio.Event()
+        self._connections = 0
+        self._shedding = 0
+
+    def address(self, name: str = "") -> Address:
+        """Return where a listener is bound, by its name; the first one without."""
+        return next(bound.address for bound in self.bound if not name or bound.name == name)
+
+    def shut_down(self) -> None:
+        """Begin the orderly end: `serve` returns when all is drained, or at the deadline."""
+        self._stop.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `shut_down`, then drain."""
+        listeners = await self._bind()
+        try:
+            await self._serve(listeners, task_status)
+        finally:
+            self.stopped.set()
+
+    async def _serve(
+        self, listeners: list[TransportListener], task_status: trio.TaskStatus[Server]
+    ) -> None:
+        async with trio.open_nursery() as background:
+            background.start_soon(self.service.run_splicer)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(
+                            partial(
+                                trio.serve_listeners,
+                                partial(self._handle, listener),
+                                [listener],
+                                handler_nursery=connections,
+                            )
+                        )
+                    task_status.started(self)
+                    await self._stop.wait()
+                    LOG.info("draining", extra={"sessions": len(self.service.sessions)})
+                    accepting.cancel_scope.cancel()
+                with trio.move_on_after(self.config.shutdown.deadline) as scope:
+                    await self.service.drain()
+                if scope.cancelled_caught:
+                    LOG.warning("deadline", extra={"connections": self._connections})
+                connections.cancel_scope.cancel()
+            background.cancel_scope.cancel()
+
+    async def _bind(self) -> list[TransportListener]:
+        listeners: list[TransportListener] = []
+        try:
+            for config in self.config.listeners:
+                try:
+                    opened = await open_listeners(config)
+                except OSError as exc:
+                    raise OSError(exc.errno, f"cannot bind {config.bind}: {exc.strerror}") from exc
+                listeners += opened
+                tls = config.tls is not None
+                self.bound += [Bound(config.name, one.address, tls) for one in opened]
+        except BaseException:
+            for listener in listeners:
+                with trio.CancelScope(shield=True) as scope:
+                    scope.cancel()
+                    await listener.aclose()
+            raise
+        return listeners
+
+    async def _handle(self, listener: TransportListener, transport: SocketTransport) -> None:
+        """Serve one connection, and let no error of its out: this is the boundary."""
+        limits = self.config.limits
+        surplus = self._connections >= limits.connections
+        if surplus and self._shedding >= limits.shedding:
+            LOG.warning("connection limit", extra={"connections": self._connections})
+            return
+        self._connections += 1
+        self._shedding += surplus
+        try:
+            await self._connection(listener, transport, surplus=surplus).run()
+        except* Exception as group:
+            LOG.error("bug", exc_info=group)
+        finally:
+            self._connections -= 1
+            self._shedding -= surplus
+
+    def _connection(
+        self, listener: TransportListener, transport: SocketTransport, *, surplus: bool
+    ) -> Connection:
+        index = self.config.listeners.index(listener.config)
+        return Connection(
+            self.service,
+            transport,
+            listener.config,
+            client=_peer(transport),
+            port=listener.address.port,
+            tls=self.service.listener_contexts[index],
+            surplus=surplus,
+        )
+
+
+def _peer(transport: SocketTransport) -> str:
+    """Return the client's address as `host:port`; `unix:` for one that has none."""
+    with suppress(OSError):
+        name = transport.sock.getpeername()
+        if isinstance(name, tuple):
+            return str(Address(host=name[0].partition("%")[0], port=name[1]))
+        return "unix:"
+    return "gone:0"
+
+
+async def serve(
+    config: Config,
+    *,
+    on_record: OnRecord | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a proxy in a nursery: `server = await nursery.start(proxy.serve, config)`.
+
+    It runs until `server.shut_down()`, which drains it, or until it is cancelled, which does not.
+    `on_record` is called with every access record; by default they are logged.
+
+    Raises:
+        ConfigError: a certificate, key or CA file cannot be used.
+        OSError: an address cannot be bound.
+    """
+    await Server(config, on_record).run(task_status=task_status)
+
+
+@asynccontextmanager
+async def open_proxy(config: Config, *, on_record: OnRecord | None = None) -> AsyncIterator[Server]:
+    """Run a proxy for the length of a block, and drain it at its end.
+
+    Raises:
+        ConfigError: a certificate, key or CA file cannot be used.
+        OSError: an address cannot be bound.
+    """
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve, config, on_record=on_record))
+        assert isinstance(server, Server)
+        yield server
+        server.shut_down()

@@ -1,0 +1,136 @@
+"""What all connections of a process share: the configuration made ready, and who is here."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from proxy.config.address import Address
+from proxy.config.model import Config
+from proxy.io.dial import NodeSecurity, dial
+from proxy.io.pump import PumpRelay
+from proxy.io.relay import Relay
+from proxy.io.splice import Splicer
+from proxy.io.tls import listener_contexts, upstream_contexts
+from proxy.io.transport import SocketTransport
+from proxy.observe import log
+from proxy.observe.record import Record
+from proxy.pool.upstream import Upstream
+from proxy.wire.headers import HeadLimits
+from proxy.wire.tunnel import Tunnel
+
+from .routes import Routes
+
+
+@attrs.define(eq=False)
+class Session:
+    """One live WebSocket session."""
+
+    relay: Relay
+    record: Record
+
+
+class Service:
+    """The shared state of a running proxy.
+
+    `on_record` is called with every finished record; by default they go to the access log.
+
+    Raises:
+        ConfigError: a certificate, key or CA file cannot be used.
+    """
+
+    def __init__(
+        self, config: Config, *, on_record: Callable[[Record], object] | None = None
+    ) -> None:
+        self.config = config
+        self.routes = Routes(config.routes)
+        self.listener_contexts = listener_contexts(config)
+        self.upstreams = {name: Upstream(name, up) for name, up in config.upstreams.items()}
+        self.head_limits = HeadLimits(
+            config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
+        )
+        self.sessions: set[Session] = set()
+        self.draining = False
+        self.on_record = on_record or log.access
+        self._upstream_contexts = upstream_contexts(config)
+        self._splicer: Splicer | None = None
+        self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
+        self._exchanges = 0
+        self._quiet = trio.Event()
+
+    def next_id(self) -> str:
+        """Return a name for a request: unique, and not to be guessed from another process's."""
+        return next(self._ids)
+
+    async def dial(self, upstream: Upstream, address: Address, limit: float) -> trio.abc.Stream:
+        """Connect to a node, see `io.dial`."""
+        security = None
+        if (tls := upstream.config.tls) is not None:
+            context = self._upstream_contexts[upstream.name]
+            security = NodeSecurity(context, tls.server_name or address.host)
+        return await dial(address, security, limit=limit)
+
+    def relay(self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel) -> Relay:
+        """Return the best relay for two streams."""
+        timeout = self.config.timeouts.close
+        if (
+            self._splicer is not None
+            and isinstance(client, SocketTransport)
+            and isinstance(node, SocketTransport)
+        ):
+            return self._splicer.splice(client, node, tunnel, close_timeout=timeout)
+        return PumpRelay(client, node, tunnel, close_timeout=timeout)
+
+    async def run_splicer(self) -> None:
+        """Serve sessions over sockets the fast way, for as long as this runs."""
+        self._splicer = Splicer()
+        try:
+            await self._splicer.run()
+        finally:
+            self._splicer = None
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Count a request that is being served; a drain waits for those."""
+        self._exchanges += 1
+        try:
+            yield
+        finally:
+            self._exchanges -= 1
+            if not self._exchanges:
+                self._quiet.set()
+                self._quiet = trio.Event()
+
+    @contextmanager
+    def live(self, relay: Relay, record: Record) -> Iterator[None]:
+        """List a session while it lives."""
+        session = Session(relay, record)
+        self.sessions.add(session)
+        if self.draining:
+            say_goodbye(session)
+        try:
+            yield
+        finally:
+            self.sessions.discard(session)
+
+    async def drain(self) -> None:
+        """Refuse what is new, close sessions at an even pace, wait for all that is under way."""
+        self.draining = True
+        sessions = list(self.sessions)
+        start, spread = trio.current_time(), self.config.shutdown.spread
+        for index, session in enumerate(sessions):
+            await trio.sleep_until(start + spread * index / len(sessions))
+            say_goodbye(session)
+        while self._exchanges:
+            await self._quiet.wait()
+
+
+def say_goodbye(session: Session) -> None:
+    """Ask both sides of a session to leave: the client for another proxy, the node for good."""
+    session.relay.close("shutdown", 1012, 1001, "shutting down")

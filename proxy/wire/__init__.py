@@ -1,0 +1,1 @@
+"""What bytes mean.  Nothing here knows a socket, a clock or an event loop."""

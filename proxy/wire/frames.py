@@ -1,0 +1,301 @@
+"""Where WebSocket frames begin and end, read from their headers alone (RFC 6455 section 5.2).
+
+Theory.  The proxy never needs a payload: whatever it counts, enforces or injects is decided by the
+2 to 14 bytes of a frame's header, and by control frames, which have at most 125 bytes of payload.
+So a `Scanner` looks at headers where they lie in the receive buffer and *releases* bytes; payloads
+stay masked and go on untouched, fragments stay fragments, reserved bits stay set.
+
+It releases a byte only when it may go out at once and for good:
+  - of a data frame, the header once it is whole and found legal, then the payload as it comes;
+  - a control frame only as a whole, since whoever relays may want to keep one (the pong to a ping
+    of our own) or to know it (a Close).
+What has come and is not released is `held`: less than MAX_CONTROL bytes, looked at again with what
+comes next.  So the released bytes always end either within a data frame's payload, with `left`
+bytes of it to come, or at a frame boundary, with `left == 0`: where another frame may be put in.
+
+There are two ways in.  `plain` takes what nearly all chunks are, whole unfragmented data frames or
+a piece of a payload, in a handful of operations; it says no, and has changed nothing, when there
+is anything to decide.  `scan` takes everything.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import attrs
+
+
+class Opcode(IntEnum):
+    """RFC 6455 section 11.8."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+_OPCODES: Final = frozenset(Opcode)
+FIN: Final = 0x80
+NO_STATUS: Final = 1005
+#: The longest control frame: two bytes of header, a mask, 125 of payload.
+MAX_CONTROL: Final = 2 + 4 + 125
+
+Buffer = bytes | bytearray | memoryview
+
+
+class FrameError(Exception):
+    """A frame that RFC 6455 forbids; `code` is what the offender's Close should say."""
+
+    def __init__(self, reason: str, code: int = 1002) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+
+
+@attrs.frozen
+class Control:
+    """A whole control frame: where it lies among the released bytes, and its payload unmasked."""
+
+    opcode: int
+    start: int
+    end: int
+    payload: bytes
+
+
+@attrs.frozen
+class Scan:
+    """What `Scanner.scan` found.
+
+    `data` are the released bytes, `controls` the control frames among them.  `boundary` is the
+    first offset in `data` at which a frame could be put in, None if there is none.  With an `error`
+    the released bytes end before the offending frame, and nothing is released ever after.
+    """
+
+    data: bytes
+    controls: tuple[Control, ...] = ()
+    boundary: int | None = 0
+    error: FrameError | None = None
+
+
+class Scanner:
+    """One direction's frames.
+
+    `masked` says whether frames must be masked (a client's) or must not be (a node's).  `reserved`
+    is the mask of reserved bits, within a frame's first byte, that an extension may use.
+    """
+
+    __slots__ = (
+        "_held",
+        "_mask_bit",
+        "_mask_size",
+        "_reserved",
+        "_special",
+        "_watched",
+        "bytes",
+        "fragmented",
+        "left",
+        "messages",
+        "stopped",
+    )
+
+    def __init__(self, *, masked: bool, reserved: int = 0) -> None:
+        self._mask_bit = 0x80 if masked else 0
+        self._mask_size = 4 if masked else 0
+        self._reserved = reserved
+        self._held = b""
+        self._watched = False
+        self._special = False
+        #: Bytes of the current data frame's payload that are still to come.
+        self.left = 0
+        #: Within a fragmented message.
+        self.fragmented = False
+        #: A Close was released, or an error found: what comes now is dropped (section 5.5.1).
+        self.stopped = False
+        #: Released: bytes in all, and whole data messages, counted as their last frame begins.
+        self.bytes = 0
+        self.messages = 0
+
+    @property
+    def watched(self) -> bool:
+        """While set, `plain` always says no: somebody waits for a boundary."""
+        return self._watched
+
+    @watched.setter
+    def watched(self, value: bool) -> None:
+        self._watched = value
+        self._settle()
+
+    def _settle(self) -> None:
+        self._special = bool(self._held or self.fragmented or self.stopped or self._watched)
+
+    def plain(self, data: Buffer, size: int) -> bool:
+        """Release all of `data[:size]` if it is nothing but unfragmented data frames, or say no."""
+        if self._special:
+            return False
+        left = self.left
+        if left > size:
+            self.left = left - size
+            self.bytes += size
+            return True
+        # From here on `left` is where the next frame begins; at the end it may lie past `size`.
+        messages = 0
+        mask_bit = self._mask_bit
+        overhead = 2 + self._mask_size
+        while left < size:
+            first = data[left]
+            if (first != 0x82 and first != 0x81) or size - left < overhead:
+                return False
+            length = data[left + 1] - mask_bit
+            if 0 <= length < 126:
+                left += overhead + length
+            elif length == 126 and size - left >= overhead + 2:
+                length = data[left + 2] << 8 | data[left + 3]
+                if length < 126:
+                    return False
+                left += overhead + 2 + length
+            elif length == 127 and size - left >= overhead + 8:
+                length = int.from_bytes(data[left + 2 : left + 10], "big")
+                if length < 65536 or length >> 63:
+                    return False
+                left += overhead + 8 + length
+            else:
+                return False
+            messages += 1
+        self.left = left - size
+        self.messages += messages
+        self.bytes += size
+        return True
+
+    def scan(self, data: bytes) -> Scan:
+        """Release what of `data`, and of what was held before it, can go out now."""
+        if self.stopped:
+            return Scan(b"")
+        data = self._held + data
+        self._held = b""
+        size = len(data)
+        position = min(self.left, size)
+        boundary = position if position == self.left else None
+        self.left -= position
+        controls: list[Control] = []
+        error = None
+        try:
+            while position < size and not self.stopped:
+                end = self._frame(data, position, controls)
+                if end is None:
+                    self._held = data[position:]
+                    break
+                position = min(end, size)
+                self.left = end - position
+        except FrameError as exc:
+            self.stopped = True
+            error = exc
+        self._settle()
+        self.bytes += position
+        return Scan(data[:position], tuple(controls), boundary, error)
+
+    def _frame(self, data: bytes, start: int, controls: list[Control]) -> int | None:
+        """Read the frame at `start`; return where it ends, None if it can't be released yet.
+
+        Raises:
+            FrameError: as soon as the bytes at hand show that it is not legal here.
+        """
+        size = len(data)
+        self._check_first(data[start])
+        if size - start < 2:
+            return None
+        second = data[start + 1]
+        self._check_second(data[start], second)
+        length = second & 0x7F
+        payload = start + 2
+        if length > 125:
+            payload += 2 if length == 126 else 8
+            if size < payload:
+                return None
+            length = _extended_length(data[start + 2 : payload])
+        payload += self._mask_size
+        if size < payload:
+            return None
+        end = payload + length
+        opcode = data[start] & 0x0F
+        if opcode < Opcode.CLOSE:
+            self.fragmented = data[start] < FIN
+            self.messages += not self.fragmented
+        elif end > size:
+            return None
+        else:
+            controls.append(self._control(data, start, payload, end))
+        return end
+
+    def _check_first(self, first: int) -> None:
+        opcode = first & 0x0F
+        if opcode not in _OPCODES:
+            raise FrameError("reserved opcode")
+        control = opcode >= Opcode.CLOSE
+        if control and first < FIN:
+            raise FrameError("fragmented control frame")
+        # No extension gives a meaning to reserved bits on control frames.
+        if first & 0x70 & ~(0 if control else self._reserved):
+            raise FrameError("reserved bit set")
+        if not control and self.fragmented != (opcode == Opcode.CONTINUATION):
+            raise FrameError("fragment missing" if self.fragmented else "unexpected continuation")
+
+    def _check_second(self, first: int, second: int) -> None:
+        if first & 0x0F >= Opcode.CLOSE and second & 0x7F > 125:
+            raise FrameError("control frame too long")
+        if second & 0x80 != self._mask_bit:
+            raise FrameError("frame is not masked" if self._mask_bit else "frame is masked")
+
+    def _control(self, data: bytes, start: int, payload: int, end: int) -> Control:
+        content = data[payload:end]
+        if self._mask_size:
+            content = unmask(content, data[payload - 4 : payload])
+        opcode = data[start] & 0x0F
+        if opcode == Opcode.CLOSE:
+            parse_close(content)
+            self.stopped = True
+        return Control(opcode, start, end, content)
+
+
+def _extended_length(encoded: bytes) -> int:
+    """Return a length of 2 or 8 bytes; it must be the shortest way to write it (section 5.2)."""
+    length = int.from_bytes(encoded, "big")
+    if length < (126 if len(encoded) == 2 else 65536):
+        raise FrameError("length is not minimal")
+    if length >> 63:
+        raise FrameError("length has its first bit set")
+    return length
+
+
+def unmask(payload: bytes, key: bytes) -> bytes:
+    """Apply a 4-byte mask (RFC 6455 section 5.3); doing so twice gives the payload back."""
+    size = len(payload)
+    mask = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
+
+
+def parse_close(payload: bytes) -> tuple[int, str]:
+    """Return a Close frame's code and reason; an empty one has the code 1005.
+
+    Raises:
+        FrameError: if the payload may not be sent (RFC 6455 sections 5.5.1 and 7.4).
+    """
+    if not payload:
+        return NO_STATUS, ""
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not sendable(code):
+        raise FrameError("close code may not be sent")
+    try:
+        return code, payload[2:].decode("utf-8")
+    except UnicodeDecodeError:
+        raise FrameError("close reason is not UTF-8", 1007) from None
+
+
+def sendable(code: int) -> bool:
+    """Whether a Close frame may carry `code`: what IANA registers, and 3000 to 4999.
+
+    wsproto refuses 1014 ("bad gateway"), which is registered; it passes here.
+    """
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
