@@ -1,0 +1,45 @@
+"""What the end-to-end tests need on the machine, and the files they share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .harness import Certificate, make_certificate
+
+MODULES = Path(__file__).parent / "node_modules" / "@deepstream"
+
+
+def _require(present: object, reason: str) -> None:
+    """Skip without a requirement; fail where CI is set, which has to have it."""
+    if present:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def deepstream() -> None:
+    """The real deepstream server and client."""
+    _require(shutil.which("node"), "node is not installed")
+    packages = ("server", "client", "clusternode-redis")
+    _require(
+        all((MODULES / package / "package.json").exists() for package in packages),
+        "the packages of tests/e2e are not installed: run npm ci there",
+    )
+
+
+@pytest.fixture(scope="session")
+def redis() -> None:
+    """A redis server, which joins deepstream nodes to a cluster."""
+    _require(shutil.which("redis-server"), "redis-server is not installed")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for this machine from a CA that only the test trusts."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
