@@ -7,31 +7,31 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
     TidegateError
      +-- ConfigError                      a configuration file, never a connection
      +-- ClientGone                       nobody is left to answer
-     +-- Refusal                          answered here, no node involved
-     |    +-- BadRequest        400       malformed, or readable in two ways
-     |    |    +-- RequestTimeout         408
-     |    |    +-- BodyTooLarge           413
-     |    |    +-- TargetTooLong          414
-     |    |    +-- HeadTooLarge           431
-     |    |    +-- NotImplementedCoding   501
-     |    |    +-- VersionNotSupported    505
-     |    +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
-     |    |    +-- WrongVersion           426
-     |    +-- OriginDenied      403
-     |    +-- NoRoute           404
-     |    +-- MethodNotAllowed  405
-     |    +-- UpgradeRequired   426       a plain request on a WebSocket route
-     |    +-- Draining, Full    503       we chose not to serve
-     |    +-- NoNode            500       nobody to ask
-     |    +-- InternalError     500       a bug here
-     +-- NodeError              502       a node was asked and is broken
-          +-- DialError                   nothing was sent: the next node may be asked
-          |    +-- DialRefused, DialTimeout, NodeTlsError, DnsError
-          +-- ClosedEarly                 no response byte: the next node may be asked
-          +-- NodeUnwilling               it answered the upgrade with 502, 503 or 504
-          +-- BadResponse                 garbage, truncated or oversized
-          +-- BadUpgradeResponse          a 101 that does not answer this handshake
-          +-- ResponseTimeout   504       a node was asked and is slow
+     +-- Refusal                          one answer, made here
+          +-- BadRequest        400       malformed, or readable in two ways
+          |    +-- RequestTimeout         408
+          |    +-- BodyTooLarge           413
+          |    +-- TargetTooLong          414
+          |    +-- HeadTooLarge           431
+          |    +-- NotImplementedCoding   501
+          |    +-- VersionNotSupported    505
+          +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
+          |    +-- WrongVersion           426
+          +-- OriginDenied      403
+          +-- NoRoute           404
+          +-- MethodNotAllowed  405
+          +-- UpgradeRequired   426       a plain request on a WebSocket route
+          +-- Draining, Full    503       we chose not to serve
+          +-- NoNode            500       nobody to ask
+          +-- InternalError     500       a bug here
+          +-- NodeError         502       a node was asked and is broken
+               +-- DialError              nothing was sent: the next node may be asked
+               |    +-- DialRefused, DialTimeout, NodeTlsError, DnsError
+               +-- ClosedEarly            no response byte: the next node may be asked
+               +-- NodeUnwilling          it answered the upgrade with 502, 503 or 504
+               +-- BadResponse            garbage, truncated or oversized
+               +-- BadUpgradeResponse     a 101 that does not answer this handshake
+               +-- ResponseTimeout   504  a node was asked and is slow
 """
 
 from __future__ import annotations

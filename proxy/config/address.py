@@ -6,7 +6,9 @@ import re
 
 import attrs
 
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s\[\]:/]+)):(?P<port>\d{1,5})")
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[^\s\[\]:/]+)?)\]|(?P<host>[^\s\[\]:/]+)):(?P<port>[0-9]{1,5})"
+)
 
 
 @attrs.frozen
@@ -26,9 +28,9 @@ class Address:
         """
         if text.startswith("unix:"):
             # A socket's path has 108 bytes in the kernel's structure, the last of them a NUL.
-            if 0 < len(path := text.removeprefix("unix:")) < 108:
+            if 0 < len((path := text.removeprefix("unix:")).encode()) < 108:
                 return cls(path=path)
-            raise ValueError(f"{text!r}: a unix socket needs a path of 1 to 107 characters")
+            raise ValueError(f"{text!r}: a unix socket needs a path of 1 to 107 bytes")
         match = _HOST_PORT.fullmatch(text)
         if match is None or int(match["port"]) > 65535:
             raise ValueError(f'{text!r} is not an address: "host:port", "[v6]:port", "unix:/path"')

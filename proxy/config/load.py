@@ -63,12 +63,14 @@ def parse_config(text: str, *, name: str = "config", folder: Path | None = None)
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError([f"{name}: not TOML: {exc}"]) from exc
+    except (ValueError, RecursionError) as exc:
+        # Not all are TOMLDecodeError: a number may be too long, and tables too deep.
+        raise ConfigError([f"{name}: not TOML: {_printable(str(exc))}"]) from exc
     try:
         return _converter(folder or Path()).structure(data, Config)
     except BaseValidationError as group:
-        problems = [f"{name}: {path or '(top level)'}: {why}" for path, why in _faults(group, "")]
+        faults = [f"{path or '(top level)'}: {why}" for path, why in _faults(group, "")]
+        problems = [f"{name}: {_printable(fault)}" for fault in faults]
         raise ConfigError(problems) from group
 
 
@@ -191,7 +193,8 @@ def _faults(exc: BaseException, path: str) -> Iterator[tuple[str, str]]:
         for key, reason in exc.faults:
             yield _join(path, key), reason
     elif isinstance(exc, KeyError):
-        yield _join(path, str(exc.args[0])), "is missing"
+        # The path names the missing key already.
+        yield path, "is missing"
     else:
         yield path, _reason(exc)
 
@@ -207,8 +210,15 @@ def _join(path: str, key: str) -> str:
 
 
 def _reason(exc: BaseException) -> str:
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
     text = str(exc.args[0]) if exc.args else type(exc).__name__
     # attrs words its length checks for programmers.
     if text.startswith("Length of"):
         return "must have at least one entry" if ">=" in text else "must have exactly one entry"
     return text
+
+
+def _printable(text: str) -> str:
+    """Escape line ends and other control characters: quoted TOML keys may hold any."""
+    return "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in text)

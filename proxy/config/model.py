@@ -37,7 +37,7 @@ def _above(low: float) -> Any:
 def _within(low: float, high: float) -> Any:
     def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
         if not low <= value <= high:
-            raise ValueError(f"must be from {low:g} to {high:g}, not {value:g}")
+            raise ValueError(f"must be from {low} to {high}, not {value}")
 
     return check
 
@@ -63,6 +63,10 @@ def _starts_with_slash(_: object, __: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"must start with /, not {value!r}")
     if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch in "?#" for ch in value):
         raise ValueError(f"{value!r} cannot be in a request's path")
+
+
+def _lower(value: str | None) -> str | None:
+    return None if value is None else value.lower()
 
 
 @attrs.frozen(kw_only=True)
@@ -112,7 +116,8 @@ class Route:
     prefix: str | None = attrs.field(
         default=None, validator=validators.optional(_starts_with_slash)
     )
-    host: str | None = None
+    # Requests' hosts are compared in lower case.
+    host: str | None = attrs.field(default=None, converter=_lower)
     listener: str | None = None
     websocket: bool = False
     # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
@@ -273,7 +278,10 @@ class Config:
         return faults
 
     def _duplicates(self) -> list[tuple[str, str]]:
-        routes = [(f"routes[{i}]", (r.listener, r.host, r.name)) for i, r in enumerate(self.routes)]
+        routes = [
+            (f"routes[{i}]", (r.listener, r.host, r.path, r.prefix))
+            for i, r in enumerate(self.routes)
+        ]
         names = [(f"listeners[{i}].name", x.name) for i, x in enumerate(self.listeners) if x.name]
         # Port 0 asks the kernel for a free one: any number of listeners may.
         binds = [

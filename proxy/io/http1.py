@@ -129,7 +129,7 @@ class ClientHttp(_Http):
             raise _refusal(exc) from exc
         assert isinstance(request, h11.Request)
         target = check_request(
-            request.method, request.target, request.http_version, list(request.headers)
+            request.method, request.target, request.http_version, request.headers.raw_items()
         )
         return h11.Request(
             method=request.method,

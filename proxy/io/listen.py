@@ -61,16 +61,15 @@ async def open_listeners(config: Listener) -> list[TransportListener]:
 
 def _open_unix(path: str, backlog: int) -> trio.SocketListener:
     _remove_stale(path)
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Binding a unix socket never waits, so Trio's async bind would only be in the way.
-        bare = adopt(sock)
-        bare.bind(path)
-        bare.listen(backlog)
+        sock.setblocking(False)
+        sock.bind(path)
+        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise
-    return trio.SocketListener(trio.socket.from_stdlib_socket(bare))
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def _remove_stale(path: str) -> None:

@@ -7,6 +7,8 @@ other side has taken everything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from proxy.wire.tunnel import Side, Tunnel
@@ -32,6 +34,8 @@ class PumpRelay(Relay):
         self._streams = (client, node)
         # Bytes leave the tunnel's outbox under the lock of the stream they go to: in their order.
         self._locks = (trio.Lock(), trio.Lock())
+        # Being sent to.  A send that was cancelled has sent nobody knows how much.
+        self._torn = [False, False]
         self._woken = trio.Event()
         self._finished = trio.Event()
 
@@ -47,12 +51,12 @@ class PumpRelay(Relay):
                     nursery.start_soon(self._flush_when_woken)
                     self._wake()
                     await self._finished.wait()
-                    await self._flush_both()
+                    await self._flush()
                     nursery.cancel_scope.cancel()
             if not self.tunnel.finished:
                 self.tunnel.give_up()
                 with trio.move_on_after(_LAST_WORD):
-                    await self._flush_both()
+                    await self._flush()
         finally:
             with trio.CancelScope(shield=True) as scope:
                 scope.cancel()
@@ -72,31 +76,32 @@ class PumpRelay(Relay):
                     self.tunnel.received(side, bytes(data))
                 else:
                     self.tunnel.lost(side, "end of stream")
-            await self._flush(side.other)
-            await self._flush(side)
-            await self._settle()
+            await self._act((side.other, side))
 
     async def _flush_when_woken(self) -> None:
         while True:
             await self._woken.wait()
             self._woken = trio.Event()
-            await self._flush_both()
-            await self._settle()
+            await self._act()
 
-    async def _flush_both(self) -> None:
-        for side in Side:
-            await self._flush(side)
+    async def _flush(self, sides: Sequence[Side] = tuple(Side)) -> None:
+        for side in sides:
+            async with self._locks[side]:
+                if (data := self.tunnel.take(side)) and not self._torn[side]:
+                    self._torn[side] = True
+                    try:
+                        await self._streams[side].send_all(data)
+                        self._torn[side] = False
+                    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                        self.tunnel.lost(side, str(exc))
 
-    async def _flush(self, side: Side) -> None:
-        async with self._locks[side]:
-            if data := self.tunnel.take(side):
-                try:
-                    await self._streams[side].send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                    self.tunnel.lost(side, str(exc))
+    async def _act(self, sides: Sequence[Side] = tuple(Side)) -> None:
+        """Do what the tunnel's state asks for: the clock, what is to be sent, hanging up, the end.
 
-    async def _settle(self) -> None:
-        """Follow the tunnel's state: the clock, the node's connection, the end."""
+        The clock comes first: what is to be sent may wait for somebody who has stopped reading.
+        """
+        self._start_clock()
+        await self._flush(sides)
         self._start_clock()
         if self.tunnel.legs[Side.NODE].done and not self.tunnel.finished:
             # A deepstream node that shuts down waits for just this.

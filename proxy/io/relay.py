@@ -36,6 +36,7 @@ class Relay(ABC):
     def close(self, ending: Ending, client_code: int, node_code: int, reason: str) -> None:
         """End the session with a Close to each side; `run` goes on until they have answered."""
         self.tunnel.close(ending, client_code, node_code, reason)
+        self._start_clock()
         self._wake()
 
     def ping(self, side: Side, payload: bytes) -> bool:

@@ -53,6 +53,9 @@ class Splicer:
                     if leg := legs.get(fd):
                         leg.ready(events)
         finally:
+            for leg in legs.values():
+                leg.events = 0
+            legs.clear()
             self._epoll.close()
 
     def splice(

@@ -76,9 +76,13 @@ def _server_context(tls: ListenerTls) -> ssl.SSLContext:
     # deepstream's clients offer none; browsers must not think of HTTP/2.
     context.set_alpn_protocols(["http/1.1"])
     certificate = tls.certificates[0]
-    # A key with a passphrase would otherwise be asked for on the terminal.
-    context.load_cert_chain(certificate.cert_file, certificate.key_file, password=lambda: b"")
+    context.load_cert_chain(certificate.cert_file, certificate.key_file, password=_no_passphrase)
     return context
+
+
+def _no_passphrase() -> str:
+    """Stand in for OpenSSL's question on the terminal, which nobody would answer."""
+    raise OSError("the key is protected by a passphrase")
 
 
 def _client_context(tls: NodeTls) -> ssl.SSLContext:
@@ -94,8 +98,6 @@ def _reason(exc: ssl.SSLError | OSError) -> str:
         match reason:
             case "KEY_VALUES_MISMATCH":
                 return "the key does not belong to the certificate"
-            case "BAD_DECRYPT" | "BAD_PASSWORD_READ":
-                return "the key is protected by a passphrase"
             case "" | "NO_START_LINE" | None:
                 return "not a PEM certificate and key"
             case _:

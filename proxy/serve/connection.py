@@ -210,7 +210,7 @@ class Exchange:
         if self._connection.surplus:
             raise Full
         record = self._record
-        websocket = handshake.wants_websocket(list(request.headers))
+        websocket = handshake.wants_websocket(request.headers.raw_items())
         route = self._service.routes.match(
             self._connection.listener, record.host, record.target, websocket=websocket
         )
@@ -236,7 +236,7 @@ class Exchange:
             request.method,
             request.target,
             request.http_version,
-            list(request.headers),
+            request.headers.raw_items(),
             route.origins,
         )
         # h11 sees the end of the request before it lets go of HTTP.
@@ -263,7 +263,7 @@ class Exchange:
             early = (self._http.early_data(), node.early_data())
             self._record.status = 101
             await self._http.send(answer)
-            tunnel = Tunnel(reserved=handshake.reserved_bits(list(answer.headers)))
+            tunnel = Tunnel(reserved=handshake.reserved_bits(answer.headers.raw_items()))
             return Established(self._record, node.stream, early, tunnel, resources.pop_all())
 
     async def _ask(
@@ -278,7 +278,7 @@ class Exchange:
         if response is None:
             raise ResponseTimeout(node.node)
         if response.status_code == 101:
-            return node, handshake.client_response(upgrade, list(response.headers), node.node)
+            return node, handshake.client_response(upgrade, response.headers.raw_items(), node.node)
         if response.status_code in (502, 503, 504) and attempt.others:
             raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
         return node, response

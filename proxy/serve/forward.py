@@ -96,7 +96,7 @@ class Forward:
     def _node_request(self, facts: ClientFacts, node: str) -> h11.Request:
         headers: Headers = [
             pair
-            for pair in request_headers(list(self._request.headers), facts)
+            for pair in request_headers(self._request.headers.raw_items(), facts)
             # 100-continue was between the client and the proxy.
             if pair[0].lower() != b"expect"
         ]
@@ -187,7 +187,7 @@ async def relay_response(
     record.status = response.status_code
     head = h11.Response(
         status_code=response.status_code,
-        headers=end_to_end(list(response.headers)),
+        headers=end_to_end(response.headers.raw_items()),
         reason=response.reason,
     )
     await _send(client, head, limit)

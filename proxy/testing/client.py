@@ -34,24 +34,30 @@ class StandInClient:
         Raises:
             Rejected: the handshake was refused.
             OSError: nobody listens.
+            Closed: the connection was lost before the login was done.
         """
         while True:
-            self._socket = await self._log_in()
-            self.logins += 1
-            if self.logins == 1:
-                task_status.started()
-            self._login.set()
-            self._login = trio.Event()
-            try:
-                while True:
-                    await self._take(_decode(await self._socket.receive()))
-            except Closed:
-                self._socket = None
+            stream = await trio.open_ssl_over_tcp_stream(
+                "localhost", self._port, ssl_context=self._trust, https_compatible=True
+            )
+            async with stream:
+                socket = await self._log_in(stream)
+                self._logged_in(socket)
+                if self.logins == 1:
+                    task_status.started()
+                try:
+                    while True:
+                        await self._take(_decode(await socket.receive()))
+                except Closed:
+                    self._socket = None
 
-    async def _log_in(self) -> WebSocket:
-        stream = await trio.open_ssl_over_tcp_stream(
-            "localhost", self._port, ssl_context=self._trust, https_compatible=True
-        )
+    def _logged_in(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self.logins += 1
+        self._login.set()
+        self._login = trio.Event()
+
+    async def _log_in(self, stream: trio.abc.Stream) -> WebSocket:
         socket = await WebSocket.connect(stream, f"localhost:{self._port}", "/deepstream")
         url = f"wss://localhost:{self._port}/deepstream"
         user = f'{{"username":"{self.name}"}}'

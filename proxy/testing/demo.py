@@ -22,7 +22,7 @@ from proxy.serve.server import Server, open_proxy
 
 from .client import StandInClient
 from .node import StandInNode, open_nodes
-from .websocket import Rejected, WebSocket
+from .websocket import Closed, Rejected, WebSocket
 
 #: How long the whole story may take.
 LIMIT = 30.0
@@ -69,7 +69,7 @@ async def tell(*, stay: bool = False) -> int:
                         if stay:
                             limit.deadline = float("inf")
                             await _stay(server, nodes, Path(folder))
-        except* (Failed, Rejected, OSError, trio.TooSlowError) as group:
+        except* (Failed, Rejected, Closed, OSError, trio.TooSlowError) as group:
             _say("!", f"This should not have happened: {_first(group)!r}")
             return_code = 1
         else:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import attrs
 import h11
 import trio
+from wsproto.utilities import RemoteProtocolError
 
 from .deepstream import (
     CORRELATION,
@@ -75,16 +76,18 @@ class StandInNode:
             if not isinstance(request, h11.Request):
                 return
             if any(name == b"upgrade" for name, _ in request.headers):
-                await self._upgrade(stream, request)
+                await self._upgrade(stream, request, early=http.trailing_data[0])
             else:
                 await _answer(stream, http, request)
-        except (trio.BrokenResourceError, h11.RemoteProtocolError, Closed):
+        except (trio.BrokenResourceError, h11.RemoteProtocolError, RemoteProtocolError, Closed):
             return
 
-    async def _upgrade(self, stream: trio.abc.Stream, request: h11.Request) -> None:
+    async def _upgrade(
+        self, stream: trio.abc.Stream, request: h11.Request, *, early: bytes
+    ) -> None:
         if request.target != PATH:
             return
-        client = await WebSocket.accept(stream, list(request.headers), request.target)
+        client = await WebSocket.accept(stream, list(request.headers), request.target, early)
         try:
             while True:
                 data = await client.receive()

@@ -15,7 +15,7 @@ from wsproto.events import (
     Request,
     TextMessage,
 )
-from wsproto.utilities import RemoteProtocolError
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 
 class Closed(Exception):
@@ -64,9 +64,13 @@ class WebSocket:
 
     @classmethod
     async def accept(
-        cls, stream: trio.abc.Stream, headers: list[tuple[bytes, bytes]], target: bytes
+        cls,
+        stream: trio.abc.Stream,
+        headers: list[tuple[bytes, bytes]],
+        target: bytes,
+        early: bytes = b"",
     ) -> WebSocket:
-        """Accept a request that was read already.
+        """Accept a request that was read already; `early` is what came behind it.
 
         Raises:
             RemoteProtocolError: it is no WebSocket handshake.
@@ -74,6 +78,7 @@ class WebSocket:
         self = cls(stream, ConnectionType.SERVER)
         self._ws.initiate_upgrade_connection(headers, target.decode())
         await self._send(AcceptConnection())
+        self._ws.receive_data(early)
         self._events = [event for event in self._ws.events() if not isinstance(event, Request)]
         return self
 
@@ -141,5 +146,6 @@ class WebSocket:
                 raise Closed(1006)
             try:
                 await self.stream.send_all(self._ws.send(event))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The latter: one of the two has said goodbye already.
+            except (trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
                 raise Closed(1006) from None

@@ -36,9 +36,10 @@ CLIENT_FACTS = frozenset(
 )
 _END = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_BARE_CR = re.compile(rb"\r(?!\n)")
+#: Control characters, and a CR that ends no line.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 _FOLDED = re.compile(rb"\r\n[ \t]")
-_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*(\d+[ \t]*(?=\r))?", re.IGNORECASE)
 _CODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::\d{0,5})?")
 _ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
@@ -82,14 +83,16 @@ def check_head(head: bytes, limits: HeadLimits) -> None:
     Raises:
         BadRequest: with the reason.
     """
-    if _BARE_CR.search(head) or b"\0" in head:
-        raise BadRequest("The head holds a CR or NUL where none may be.")
+    if _CONTROL.search(head):
+        raise BadRequest("The head holds a control character.")
     if _FOLDED.search(head):
         raise BadRequest("A header line is folded.")
-    lengths = len(_LENGTH.findall(head))
+    lengths = _LENGTH.findall(head)
     codings = len(_CODING.findall(head))
-    if lengths > 1 or codings > 1 or (lengths and codings):
+    if len(lengths) + codings > 1:
         raise BadRequest("The head gives more than one length for the body.")
+    if lengths == [b""]:
+        raise BadRequest("Content-Length is not a number.")
     if head.count(b"\r\n") - 2 > limits.headers:
         raise HeadTooLarge("The request has too many headers.")
     line = head[: head.index(b"\r\n")].split(b" ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import strategies as st
 
 from proxy.wire.frames import unmask
@@ -81,4 +83,4 @@ def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
         around = draw(st.integers(0, len(data)))
         places = sorted({*places, *range(max(0, around - 16), min(len(data), around + 16))})
     edges = [0, *places, len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in pairwise(edges) if a < b]

@@ -61,15 +61,16 @@ class Peer:
         ending = None
         current = b""
         for one in protocol.received_frames():
-            if one.opcode < 8:
-                current += one.payload.encode() if isinstance(one.payload, str) else one.payload
+            payload = one.payload
+            if isinstance(payload, tuple):
+                ending = (int(payload[0]), payload[1])
+            elif one.opcode < 8:
+                current += payload.encode() if isinstance(payload, str) else payload
                 if one.message_finished:
                     whole.append(current)
                     current = b""
-            elif one.opcode == 9:
-                pings.append(bytes(one.payload))
-            elif one.opcode == 8:
-                ending = (int(one.payload[0]), str(one.payload[1]))
+            elif one.opcode == 9 and isinstance(payload, bytes):
+                pings.append(payload)
         return cls(whole, pings, ending)
 
 

@@ -1,0 +1,178 @@
+"""A relay between two peers, in each way of driving it: what every test of relaying starts from."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import CloseConnection, Event
+
+from proxy.io.pump import PumpRelay
+from proxy.io.relay import Relay
+from proxy.io.splice import Splicer
+from proxy.io.transport import SocketTransport, TlsTransport
+from proxy.wire.tunnel import Side, Tunnel
+
+#: No wait of a test is longer.
+LIMIT = 10.0
+
+
+class Peer:
+    """One end of a session: wsproto over a stream, and the bytes as they came."""
+
+    def __init__(self, stream: trio.abc.Stream, kind: ConnectionType) -> None:
+        self.stream = stream
+        self.raw = b""
+        self.protocol = Connection(kind)
+        self.events: list[Event] = []
+
+    async def send(self, event: Event) -> None:
+        await self.stream.send_all(self.protocol.send(event))
+
+    async def receive(self) -> Event:
+        """Return the next event; the end of the stream is a close with 1006."""
+        while not self.events:
+            data = await self._receive_some()
+            if not data:
+                return CloseConnection(1006)
+            self.raw += data
+            self.protocol.receive_data(data)
+            self.events = list(self.protocol.events())
+        return self.events.pop(0)
+
+    async def _receive_some(self) -> bytes:
+        try:
+            return bytes(await self.stream.receive_some())
+        except trio.BrokenResourceError:
+            return b""
+
+    async def read_to_end(self) -> bytes:
+        """Return all that is still to come."""
+        while data := await self._receive_some():
+            self.raw += data
+        return self.raw
+
+
+@attrs.frozen
+class Rig:
+    client: Peer
+    node: Peer
+    tunnel: Tunnel
+    relay: Relay
+    #: Set when the relay has ended.
+    over: trio.Event
+    nursery: trio.Nursery
+
+    def peer(self, side: Side) -> Peer:
+        return (self.client, self.node)[side]
+
+
+def socket_pair() -> tuple[SocketTransport, SocketTransport]:
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(False)
+    return SocketTransport(pair[0]), SocketTransport(pair[1])
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    near.setblocking(False)
+    far.setblocking(False)
+    return near, far
+
+
+async def tls_pair(
+    client: ssl.SSLContext, server: ssl.SSLContext
+) -> tuple[trio.abc.Stream, TlsTransport]:
+    """Return a client's stream and the server's transport, over TCP."""
+    near, far = tcp_pair()
+    stream = trio.SSLStream(
+        trio.SocketStream(trio.socket.from_stdlib_socket(near)),
+        client,
+        server_hostname="localhost",
+        https_compatible=True,
+    )
+    transport = TlsTransport(SocketTransport(far).sock, server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.do_handshake)
+        nursery.start_soon(transport.do_handshake)
+    return stream, transport
+
+
+async def _streams(
+    kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> tuple[trio.abc.Stream, trio.abc.Stream, trio.abc.Stream, trio.abc.Stream]:
+    """Return the client's end, the relay's two, and the node's."""
+    if kind == "memory":
+        client, near = trio.testing.memory_stream_pair()
+        far, node = trio.testing.memory_stream_pair()
+        return client, near, far, node
+    if kind.endswith("tls"):
+        ended, transport = await tls_pair(*tls)
+        far_socket, node_socket = socket_pair()
+        return ended, transport, far_socket, node_socket
+    one, two = socket_pair()
+    three, four = socket_pair()
+    return one, two, three, four
+
+
+@asynccontextmanager
+async def open_rig(
+    kind: str,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext],
+    *,
+    early: tuple[bytes, bytes] = (b"", b""),
+    close_timeout: float = 5.0,
+    reserved: int = 0,
+) -> AsyncIterator[Rig]:
+    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls` or `memory`."""
+    with trio.fail_after(LIMIT):
+        client, near, far, node = await _streams(kind, tls)
+        try:
+            async with trio.open_nursery() as nursery:
+                relay = _relay(kind, near, far, Tunnel(reserved=reserved), nursery, close_timeout)
+                over = trio.Event()
+
+                async def run() -> None:
+                    await relay.run(early)
+                    over.set()
+                    await near.aclose()
+
+                nursery.start_soon(run)
+                yield Rig(
+                    Peer(client, ConnectionType.CLIENT),
+                    Peer(node, ConnectionType.SERVER),
+                    relay.tunnel,
+                    relay,
+                    over,
+                    nursery,
+                )
+                nursery.cancel_scope.cancel()
+        finally:
+            for stream in (client, near, far, node):
+                await trio.aclose_forcefully(stream)
+
+
+def _relay(
+    kind: str,
+    near: trio.abc.Stream,
+    far: trio.abc.Stream,
+    tunnel: Tunnel,
+    nursery: trio.Nursery,
+    close_timeout: float,
+) -> Relay:
+    if not kind.startswith("splice"):
+        return PumpRelay(near, far, tunnel, close_timeout=close_timeout)
+    assert isinstance(near, SocketTransport)
+    assert isinstance(far, SocketTransport)
+    splicer = Splicer()
+    nursery.start_soon(splicer.run)
+    return splicer.splice(near, far, tunnel, close_timeout=close_timeout)

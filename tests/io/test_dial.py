@@ -1,0 +1,156 @@
+"""Connecting to a node, and the error for each way in which that fails."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+
+import pytest
+import trio
+import trustme
+
+from proxy.config.address import Address
+from proxy.errors import DialError, DialRefused, DialTimeout, DnsError, Full, NodeTlsError
+from proxy.io import dial as module
+from proxy.io.dial import NodeSecurity, dial
+from proxy.io.transport import TlsTransport
+
+from .rig import LIMIT
+
+
+def refusing() -> Address:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return Address(host="127.0.0.1", port=listener.getsockname()[1])
+
+
+async def test_connects() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = Address(host="127.0.0.1", port=listener.getsockname()[1])
+        transport = await dial(address, None, limit=LIMIT)
+        accepted, _ = listener.accept()
+        await transport.send_all(b"hello")
+
+        assert accepted.recv(5) == b"hello"
+        assert transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        transport.close()
+        accepted.close()
+
+
+async def test_connects_to_a_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = str(tmp_path_factory.mktemp("s") / "node")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        transport = await dial(Address(path=path), None, limit=LIMIT)
+        transport.close()
+        with pytest.raises(DialError):
+            await dial(Address(path=path + "-not"), None, limit=LIMIT)
+
+
+async def test_names_with_several_addresses_are_tried_in_turn() -> None:
+    """localhost is ::1 and 127.0.0.1 nearly everywhere, and a node listens on one of them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = Address(host="localhost", port=listener.getsockname()[1])
+        (await dial(address, None, limit=LIMIT)).close()
+
+
+async def test_refused() -> None:
+    with pytest.raises(DialRefused) as caught:
+        await dial(address := refusing(), None, limit=LIMIT)
+
+    assert (caught.value.node, caught.value.token) == (str(address), "connection_refused")
+
+
+async def test_name_that_does_not_exist() -> None:
+    with pytest.raises(DnsError):
+        await dial(Address(host="no-such-node.invalid", port=1), None, limit=LIMIT)
+
+
+async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait(_: Address) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(module, "_connect", wait)
+    with pytest.raises(DialTimeout):
+        await dial(refusing(), None, limit=0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.EMFILE, Full),
+        (errno.EADDRNOTAVAIL, Full),
+        (errno.EHOSTUNREACH, DialError),
+        (errno.ECONNRESET, DialError),
+        (errno.ETIMEDOUT, DialTimeout),
+    ],
+)
+async def test_what_the_system_says(
+    number: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Address) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(number, "as the system has it")
+
+    monkeypatch.setattr(module, "_connect", fail)
+    with pytest.raises(error) as caught:
+        await dial(refusing(), None, limit=LIMIT)
+
+    assert type(caught.value) is error
+
+
+async def serve_tls(listener: trio.SocketListener, context: ssl.SSLContext) -> None:
+    stream = trio.SSLStream(await listener.accept(), context, server_side=True)
+    try:
+        await stream.do_handshake()
+        await stream.send_all(b"hello")
+    except trio.BrokenResourceError:
+        pass
+    await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("name", ["localhost", "other.example"])
+async def test_tls(name: str, client_tls: ssl.SSLContext, server_tls: ssl.SSLContext) -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_tls, listener, server_tls)
+        security = NodeSecurity(client_tls, name)
+        if name == "localhost":
+            transport = await dial(address, security, limit=LIMIT)
+            assert isinstance(transport, TlsTransport)
+            assert await transport.receive_some() == b"hello"
+            transport.close()
+        else:
+            with pytest.raises(NodeTlsError, match="Hostname mismatch"):
+                await dial(address, security, limit=LIMIT)
+    await listener.aclose()
+
+
+async def test_tls_of_an_unknown_authority(server_tls: ssl.SSLContext) -> None:
+    stranger = ssl.create_default_context()
+    trustme.CA().configure_trust(stranger)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_tls, listener, server_tls)
+        with pytest.raises(NodeTlsError, match="not accepted"):
+            await dial(address, NodeSecurity(stranger, "localhost"), limit=LIMIT)
+    await listener.aclose()
+
+
+async def test_plain_node_behind_tls() -> None:
+    async def answer() -> None:
+        stream = await listener.accept()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        security = NodeSecurity(ssl.create_default_context(), "localhost")
+        with pytest.raises(NodeTlsError):
+            await dial(address, security, limit=LIMIT)
+    await listener.aclose()

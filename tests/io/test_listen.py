@@ -1,0 +1,117 @@
+"""Binding and accepting."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from proxy.config.address import Address
+from proxy.config.model import Listener
+from proxy.io.listen import open_listeners
+from proxy.io.transport import SocketTransport
+
+from .rig import LIMIT
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])
+async def test_accepts_over_tcp(bind: str) -> None:
+    (listener,) = await open_listeners(Listener(bind=Address.parse(bind)))
+    async with listener:
+        with socket.create_connection((listener.address.host, listener.address.port)) as client:
+            transport = await listener.accept()
+            client.send(b"hello")
+
+            assert await transport.receive_some() == b"hello"
+            assert transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            transport.close()
+
+
+async def test_accepts_over_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (listener,) = await open_listeners(Listener(bind=Address(path=str(path))))
+    async with listener:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            (await listener.accept()).close()
+
+    assert not path.exists()
+
+
+async def test_dead_socket_file_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
+    config = Listener(bind=Address(path=str(tmp_path / "s")))
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(config.bind.path)
+    (listener,) = await open_listeners(config)
+    async with listener:
+        with pytest.raises(OSError) as caught:
+            await open_listeners(config)
+
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_ordinary_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(OSError):
+        await open_listeners(Listener(bind=Address(path=str(path))))
+
+    assert path.read_text() == "precious"
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """Leave room for a handful of descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+async def test_recovers_from_running_out_of_descriptors(
+    few_files: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    (listener,) = await open_listeners(Listener(bind=Address.parse("127.0.0.1:0")))
+    target = (listener.address.host, listener.address.port)
+    served: list[SocketTransport] = []
+    ran_out, all_served = trio.Event(), trio.Event()
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            ran_out.set()
+
+    async def serve(transport: SocketTransport) -> None:
+        served.append(transport)
+        if len(served) == len(clients):
+            all_served.set()
+
+    clients: list[socket.socket] = []
+    logging.getLogger("trio.serve_listeners").addHandler(watch := Watch())
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            # The clients take the last descriptors, so that accept finds none.
+            while True:
+                try:
+                    clients.append(socket.create_connection(target))
+                except OSError:
+                    break
+            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            await ran_out.wait()
+            assert not all_served.is_set()
+            for client in clients[: len(clients) // 2]:
+                client.close()
+            await all_served.wait()
+            nursery.cancel_scope.cancel()
+
+    logging.getLogger("trio.serve_listeners").removeHandler(watch)
+    assert "EMFILE" in caplog.text
+    for client in clients:
+        client.close()

@@ -1,0 +1,112 @@
+"""What is the splicer's own; what all relays do is in test_relay."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from proxy.io.splice import Splicer
+from proxy.wire.tunnel import Side, Tunnel
+from tests.wire.strategies import frame
+
+from .rig import LIMIT, Rig, open_rig, socket_pair
+
+KEY = b"\x01\x02\x03\x04"
+
+
+class Explosion(Exception):
+    pass
+
+
+async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    splicer = Splicer()
+    pairs = [(socket_pair(), socket_pair()) for _ in range(2)]
+    tunnels = [Tunnel(), Tunnel()]
+    relays = [
+        splicer.splice(client[1], node[0], tunnel, close_timeout=1)
+        for (client, node), tunnel in zip(pairs, tunnels, strict=True)
+    ]
+
+    def explode(side: Side, data: bytes) -> None:
+        raise Explosion
+
+    monkeypatch.setattr(tunnels[0], "received", explode)
+    failed: list[BaseException] = []
+
+    async def run(index: int) -> None:
+        try:
+            await relays[index].run()
+        except Explosion as exc:
+            failed.append(exc)
+
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(splicer.run)
+            for index in range(2):
+                nursery.start_soon(run, index)
+            await trio.testing.wait_all_tasks_blocked()
+            ping = frame(9, b"not plain", key=KEY)
+            await pairs[0][0][0].send_all(ping)
+            await pairs[1][0][0].send_all(ping)
+
+            assert await pairs[1][1][1].receive_some() == ping
+            assert len(failed) == 1
+            assert len(splicer.legs) == 2
+            nursery.cancel_scope.cancel()
+    for pair in pairs:
+        for transport in (*pair[0], *pair[1]):
+            transport.close()
+
+
+async def test_many_sessions_at_once() -> None:
+    splicer = Splicer()
+    ends = [(socket_pair(), socket_pair()) for _ in range(100)]
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(splicer.run)
+            for client, node in ends:
+                relay = splicer.splice(client[1], node[0], Tunnel(), close_timeout=1)
+                nursery.start_soon(relay.run)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(splicer.legs) == 200
+            for index, (client, node) in enumerate(ends):
+                await client[0].send_all(frame(2, b"%d" % index, key=KEY))
+                await node[1].send_all(frame(2, b"%d" % -index))
+            for index, (client, node) in enumerate(ends):
+                assert await client[0].receive_some() == frame(2, b"%d" % -index)
+                assert await node[1].receive_some() == frame(2, b"%d" % index, key=KEY)
+            nursery.cancel_scope.cancel()
+    assert splicer.legs == {}
+    for client, node in ends:
+        for transport in (*client, *node):
+            transport.close()
+
+
+async def test_paused_leg_is_not_watched() -> None:
+    """A leg that may not be read costs nothing, even when its peer hangs up meanwhile."""
+    async with open_rig("splice", ()) as r:  # type: ignore[arg-type]  # no TLS in it
+        chunk = frame(2, b"x" * 60_000)
+        r.nursery.start_soon(send_until_broken, r, chunk)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        splice = r.relay
+        watched = [leg.events for leg in splice._legs]  # type: ignore[attr-defined]
+
+        # The client's leg waits for room, and is read; the node's is out of the epoll.
+        assert watched[1] == 0
+        assert watched[0] != 0
+        await r.node.stream.aclose()
+        received = 0
+        while data := await r.client._receive_some():
+            received += len(data)
+            if b"\x88" in data[-20:]:
+                break
+        assert received > len(chunk)
+
+
+async def send_until_broken(rig: Rig, chunk: bytes) -> None:
+    try:
+        while True:
+            await rig.node.stream.send_all(chunk)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return

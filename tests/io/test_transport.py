@@ -1,0 +1,205 @@
+"""Transports: as Trio streams, and by their non-blocking face."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+import trio
+import trio.testing
+
+from proxy.io.transport import BUFFER, SocketTransport, TlsTransport, hang_up
+
+from .rig import LIMIT, socket_pair, tcp_pair, tls_pair
+
+BIG = bytes(range(256)) * 8192
+
+
+async def stream_pair() -> tuple[SocketTransport, SocketTransport]:
+    return socket_pair()
+
+
+async def test_a_socket_transport_is_a_stream() -> None:
+    await trio.testing.check_half_closeable_stream(stream_pair, None)
+
+
+async def test_tls_carries_bytes_both_ways(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        async with trio.open_nursery() as nursery:
+            for sender, receiver in ((client, server), (server, client)):
+                nursery.start_soon(sender.send_all, BIG)
+                received = b""
+                while len(received) < len(BIG):
+                    received += await receiver.receive_some()
+
+                assert received == BIG
+        await client.aclose()
+        assert await server.receive_some() == b""
+        assert await server.receive_some() == b""
+        server.close()
+
+
+async def test_received_in_small_pieces(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    """What was decrypted and not fetched makes no event; it must be there all the same."""
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        await client.send_all(b"0123456789")
+        received = [await server.receive_some(3) for _ in range(4)]
+
+        assert received == [b"012", b"345", b"678", b"9"]
+        await client.aclose()
+        server.close()
+
+
+async def test_one_read_brings_several_records(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        for _ in range(5):
+            await client.send_all(b"x" * 100)
+        await trio.lowlevel.wait_readable(server.sock)
+        buffer = memoryview(bytearray(BUFFER))
+
+        assert server.recv_into(buffer) == 500
+        assert not server.pending
+        with pytest.raises(BlockingIOError):
+            server.recv_into(buffer)
+        await client.aclose()
+        server.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_what_the_kernel_does_not_take_is_kept(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext, *, tls: bool
+) -> None:
+    with trio.fail_after(LIMIT):
+        reader: trio.abc.Stream
+        reader, writer = await tls_pair(client_tls, server_tls) if tls else socket_pair()
+        sent = 0
+        while writer.send(b"x" * 50_000):
+            sent += 50_000
+        sent += 50_000
+
+        assert writer.backlog
+        assert not writer.flush()
+        received = 0
+        while received < sent:
+            received += len(await reader.receive_some())
+            writer.flush()
+        assert received == sent
+        assert not writer.backlog
+        await trio.aclose_forcefully(reader)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "hello", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""], ids=str
+)
+async def test_handshake_with_something_else(hello: bytes, server_tls: ssl.SSLContext) -> None:
+    near, far = tcp_pair()
+    server = TlsTransport(far, server_tls)
+    near.send(hello)
+    near.shutdown(socket.SHUT_WR)
+    with trio.fail_after(LIMIT), pytest.raises(trio.BrokenResourceError):
+        await server.do_handshake()
+    server.close()
+    near.close()
+
+
+async def test_handshake_can_be_cancelled(server_tls: ssl.SSLContext) -> None:
+    near, far = tcp_pair()
+    server = TlsTransport(far, server_tls)
+    with trio.move_on_after(0.01) as scope:
+        await server.do_handshake()
+
+    assert scope.cancelled_caught
+    server.close()
+    near.close()
+
+
+async def test_garbage_within_tls_is_a_broken_connection(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        assert isinstance(client, trio.SSLStream)
+        await client.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(trio.BrokenResourceError):
+            await server.receive_some()
+        await trio.aclose_forcefully(client)
+        server.close()
+
+
+async def send_for_ever(transport: SocketTransport) -> None:
+    while True:
+        await transport.send_all(b"x")
+
+
+async def test_reset_and_closed() -> None:
+    near, far = tcp_pair()
+    transport = SocketTransport(far)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    near.close()
+    with trio.fail_after(LIMIT):
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.receive_some()
+        with pytest.raises(trio.BrokenResourceError):
+            await send_for_ever(transport)
+        transport.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.send_all(b"x")
+
+
+async def test_hanging_up_delivers_what_was_sent_though_something_is_unread() -> None:
+    near, far = tcp_pair()
+    transport, peer = SocketTransport(far), SocketTransport(near)
+    await peer.send_all(b"never read")
+    await transport.send_all(b"the last word")
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hang_up, transport)
+            received = b""
+            while data := await peer.receive_some():
+                received += data
+            peer.close()
+
+    assert received == b"the last word"
+    assert transport.sock.fileno() == -1
+
+
+async def test_hanging_up_says_close_notify(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    near, far = tcp_pair()
+    server = TlsTransport(far, server_tls)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(near))
+    # Not https_compatible: an end without close_notify would be a broken connection.
+    client = trio.SSLStream(stream, client_tls, server_hostname="localhost")
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            await server.do_handshake()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hang_up, server)
+
+            assert await client.receive_some() == b""
+            await client.aclose()
+
+
+async def test_hanging_up_on_somebody_who_stays_ends_with_its_deadline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    transport, peer = socket_pair()
+    with trio.move_on_after(2) as scope:
+        await hang_up(transport)
+
+    assert scope.cancelled_caught
+    assert transport.sock.fileno() == -1
+    peer.close()

@@ -1,0 +1,194 @@
+"""Heads that can be read in two ways are refused; what goes on is rebuilt."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import (
+    BadRequest,
+    HeadTooLarge,
+    MethodNotAllowed,
+    Refusal,
+    TargetTooLong,
+    VersionNotSupported,
+)
+from proxy.wire.headers import (
+    ClientFacts,
+    HeadLimits,
+    check_head,
+    check_request,
+    end_to_end,
+    find_head,
+    get,
+    request_headers,
+    tokens,
+)
+
+LIMITS = HeadLimits(head_bytes=1024, target_bytes=64, headers=5)
+HOST = [(b"Host", b"example.org")]
+FACTS = ClientFacts(address="192.0.2.7", scheme="https", port=443, request_id="id-1")
+
+
+def head(*lines: bytes) -> bytes:
+    return b"\r\n".join([b"GET / HTTP/1.1", *lines, b"", b""])
+
+
+def test_finds_a_whole_head() -> None:
+    whole = head(b"Host: a")
+
+    assert find_head(whole, LIMITS) == len(whole)
+    assert find_head(whole + b"\x82\x00\n", LIMITS) == len(whole)
+
+
+@given(st.integers(0, len(head(b"Host: a")) - 1))
+def test_waits_for_the_rest_of_a_head(size: int) -> None:
+    assert find_head(head(b"Host: a")[:size], LIMITS) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"GET / HTTP/1.1\nHost: a\n\n", BadRequest),
+        (b"GET / HTTP/1.1\r\nHost: a\n\r\n\r\n", BadRequest),
+        (b"\x16\x03\x01\x02\x00\x01", BadRequest),
+        (b"\r\nGET / HTTP/1.1\r\n", BadRequest),
+        (b"GET /" + b"a" * 100, TargetTooLong),
+        (head(b"X: " + b"a" * 1100), HeadTooLarge),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 1100, HeadTooLarge),
+    ],
+)
+def test_hopeless_heads_are_refused_early(data: bytes, error: type[Refusal]) -> None:
+    with pytest.raises(error):
+        find_head(data, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Content-Length: 1", b"Content-Length: 1"],
+        [b"Content-Length: 1", b"content-length : 2"],
+        [b"Content-Length: 1", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: chunked", b"TRANSFER-ENCODING: identity"],
+        [b"X: a", b" folded"],
+        [b"X: a", b"\tfolded"],
+        [b"X: a\rb"],
+        [b"X: a\0b"],
+    ],
+)
+def test_ambiguous_heads_are_refused(lines: list[bytes]) -> None:
+    with pytest.raises(BadRequest):
+        check_head(head(*lines), LIMITS)
+
+
+def test_sizes_are_limited() -> None:
+    check_head(head(*[b"X: a"] * 5), LIMITS)
+    with pytest.raises(HeadTooLarge):
+        check_head(head(*[b"X: a"] * 6), LIMITS)
+    with pytest.raises(TargetTooLong):
+        check_head(b"GET /" + b"a" * 64 + b" HTTP/1.1\r\n\r\n", LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"/", b"/"),
+        (b"/a?b=/../c", b"/a?b=/../c"),
+        (b"http://example.org/a?b", b"/a?b"),
+        (b"HTTPS://Example.org?b", b"/?b"),
+        (b"ws://example.org", b"/"),
+        (b"/a/..b/.c", b"/a/..b/.c"),
+    ],
+)
+def test_targets_are_brought_to_origin_form(target: bytes, expected: bytes) -> None:
+    assert check_request(b"GET", target, b"1.1", HOST) == expected
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"*",
+        b"example.org:80",
+        b"/a#b",
+        b"http://other.example/",
+        b"ftp://example.org/",
+        b"/a/../b",
+        b"/./a",
+        b"/a/%2E%2e/b",
+        b"/a/..",
+    ],
+)
+def test_other_targets_are_refused(target: bytes) -> None:
+    with pytest.raises(BadRequest):
+        check_request(b"GET", target, b"1.1", HOST)
+
+
+@pytest.mark.parametrize("host", [b"a b", b"a/b", b"a:b", b"user@host", b"[::1", b"a:123456"])
+def test_odd_hosts_are_refused(host: bytes) -> None:
+    with pytest.raises(BadRequest):
+        check_request(b"GET", b"/", b"1.1", [(b"Host", host)])
+
+
+@pytest.mark.parametrize("host", [b"example.org", b"a.b:8443", b"[::1]:443", b"127.0.0.1", b""])
+def test_hosts_are_accepted(host: bytes) -> None:
+    assert check_request(b"GET", b"/", b"1.1", [(b"host", host)]) == b"/"
+
+
+def test_methods_and_versions() -> None:
+    for method in (b"TRACE", b"CONNECT"):
+        with pytest.raises(MethodNotAllowed) as caught:
+            check_request(method, b"/", b"1.1", HOST)
+        assert get(caught.value.headers, b"allow")
+    with pytest.raises(VersionNotSupported):
+        check_request(b"GET", b"/", b"2.0", HOST)
+    with pytest.raises(BadRequest):
+        check_request(b"POST", b"/", b"1.0", [*HOST, (b"Transfer-Encoding", b"chunked")])
+
+
+def test_hop_by_hop_headers_stay_here() -> None:
+    headers = [
+        (b"Connection", b"close, X-Mine"),
+        (b"connection", b"Keep-Alive"),
+        (b"Keep-Alive", b"5"),
+        (b"X-Mine", b"1"),
+        (b"TE", b"trailers"),
+        (b"Upgrade", b"h2c"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Proxy-Connection", b"close"),
+        (b"Cookie", b"a=b"),
+    ]
+
+    assert end_to_end(headers) == [(b"Cookie", b"a=b")]
+
+
+def test_connection_cannot_name_what_frames_a_message() -> None:
+    headers = [(b"Connection", b"content-length, host"), (b"Content-Length", b"3"), *HOST]
+
+    assert end_to_end(headers) == headers[1:]
+
+
+def test_a_node_is_told_of_the_client_by_the_proxy_alone() -> None:
+    mine = [(b"Host", b"rt.example.org"), (b"Origin", b"https://a"), (b"Authorization", b"x")]
+    forged = [
+        (b"X-Forwarded-For", b"6.6.6.6"),
+        (b"x-forwarded-proto", b"http"),
+        (b"Forwarded", b"for=6.6.6.6"),
+        (b"X-Real-IP", b"6.6.6.6"),
+        (b"X-Request-Id", b"mine"),
+    ]
+
+    assert request_headers([*mine, *forged], FACTS) == [
+        *mine,
+        (b"X-Forwarded-For", b"192.0.2.7"),
+        (b"X-Forwarded-Proto", b"https"),
+        (b"X-Forwarded-Host", b"rt.example.org"),
+        (b"X-Forwarded-Port", b"443"),
+        (b"X-Request-Id", b"id-1"),
+    ]
+
+
+def test_tokens_are_lower_case_and_in_order() -> None:
+    headers = [(b"Connection", b"Upgrade, ,keep-alive"), (b"CONNECTION", b" X ")]
+
+    assert tokens(headers, b"connection") == [b"upgrade", b"keep-alive", b"x"]
