@@ -20,7 +20,7 @@ settings.load_profile("tidegate")
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    names = pyfuncitem._fixtureinfo.argnames  # noqa: SLF001  # pytest's own hook does the same
+    names = pyfuncitem._fixtureinfo.argnames
     args = {name: pyfuncitem.funcargs[name] for name in names}
     clocks = [value for value in args.values() if isinstance(value, trio.abc.Clock)]
     trio.run(functools.partial(pyfuncitem.obj, **args), clock=clocks[0] if clocks else None)

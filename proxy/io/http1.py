@@ -154,7 +154,7 @@ class ClientHttp(_Http):
 
     def next_request(self) -> bool:
         """Get ready for another request; return False if this connection carries no more."""
-        if self.conn.our_state is not h11.DONE or self.conn.their_state is not h11.DONE:
+        if not self._has_whole_request() or self.conn.our_state is not h11.DONE:
             return False
         self._unread = self.early_data()
         self.conn = _server(self._limits)

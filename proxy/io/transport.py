@@ -44,6 +44,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         self.sock = sock
         #: Bytes that were sent and did not yet go out.
         self.backlog: bytes | memoryview = b""
+        self._said_eof = False
 
     @property
     def pending(self) -> bool:
@@ -93,6 +94,8 @@ class SocketTransport(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
         buffer = memoryview(bytearray(max_bytes or CHUNK))
         while True:
             try:
@@ -106,6 +109,8 @@ class SocketTransport(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: Bytes) -> None:
         await trio.lowlevel.checkpoint()
+        if self._said_eof:
+            raise trio.ClosedResourceError("send_eof was called")
         with _broken():
             done = self.send(data)
         while not done:
@@ -114,11 +119,16 @@ class SocketTransport(trio.abc.HalfCloseableStream):
                 done = self.flush()
 
     async def wait_send_all_might_not_block(self) -> None:
+        if self._said_eof or self.sock.fileno() < 0:
+            raise trio.ClosedResourceError("this transport was closed")
         with _broken():
             await trio.lowlevel.wait_writable(self.sock)
 
     async def send_eof(self) -> None:
         """Tell the peer that nothing more comes; receiving goes on."""
+        if self.sock.fileno() < 0:
+            raise trio.ClosedResourceError("this transport was closed")
+        self._said_eof = True
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
         await trio.lowlevel.checkpoint()

@@ -13,6 +13,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from contextlib import AsyncExitStack
 
@@ -87,13 +88,14 @@ class Connection:
         if self.tls is not None and not await self._shake_hands(self.tls, record, deadline):
             return None
         http = ClientHttp(self.stream, self.service.head_limits)
-        while True:
-            exchange = Exchange(self, http, record)
+        for number in itertools.count():
+            exchange = Exchange(self, http, record, first=number == 0)
             established = await exchange.run(deadline)
             if established is not None or not http.next_request():
                 return established
             deadline = trio.current_time() + self.service.config.timeouts.keepalive
             record = self._new_record()
+        raise AssertionError("counting does not end")
 
     def _new_record(self) -> Record:
         return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
@@ -142,12 +144,15 @@ class Connection:
 class Exchange:
     """One request of a client."""
 
-    def __init__(self, connection: Connection, http: ClientHttp, record: Record) -> None:
+    def __init__(
+        self, connection: Connection, http: ClientHttp, record: Record, *, first: bool
+    ) -> None:
         self._connection = connection
         self._service = connection.service
         self._timeouts = connection.service.config.timeouts
         self._http = http
         self._record = record
+        self._first = first
 
     async def run(self, deadline: float) -> Established | None:
         """Serve the request; return what is established if it makes a WebSocket.
@@ -175,7 +180,8 @@ class Exchange:
             self._record.detail = self._record.detail or str(gone)
             raise
         finally:
-            if established is None:
+            # That somebody hangs up between two requests is no news.
+            if established is None and (self._first or self._record.status):
                 self._service.on_record(self._record)
         return established
 

@@ -86,6 +86,7 @@ class Forward:
     async def _ask(self, attempt: Attempt, facts: ClientFacts) -> NodeHttp:
         """Connect to a node; if the request may be repeated, send it and wait for the answer."""
         node = await attempt.dial()
+        self._answering = trio.CancelScope()
         await node.send(self._node_request(facts, attempt.node.name))
         if self._repeatable:
             await node.send(h11.EndOfMessage())

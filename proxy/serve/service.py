@@ -97,7 +97,7 @@ class Service:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
-        """Count a request that is being served; a drain waits for those."""
+        """Count a request or session that is being served; a drain waits for those."""
         self._exchanges += 1
         try:
             yield
@@ -109,13 +109,14 @@ class Service:
 
     @contextmanager
     def live(self, relay: Relay, record: Record) -> Iterator[None]:
-        """List a session while it lives."""
+        """List a session while it lives; a drain waits for it."""
         session = Session(relay, record)
         self.sessions.add(session)
         if self.draining:
             say_goodbye(session)
         try:
-            yield
+            with self.exchange():
+                yield
         finally:
             self.sessions.discard(session)
 

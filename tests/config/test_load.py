@@ -1,0 +1,512 @@
+"""From a file to the model, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.address import Address
+from proxy.config.load import load_config, parse_config
+from proxy.config.model import (
+    Certificate,
+    Config,
+    Limits,
+    Listener,
+    ListenerTls,
+    Log,
+    Node,
+    NodeTls,
+    Rest,
+    Route,
+    Shutdown,
+    Timeouts,
+    Upstream,
+)
+from proxy.errors import ConfigError
+
+MINIMAL = """
+{more}
+[[listeners]]
+bind = "127.0.0.1:8080"
+{listener}
+[[routes]]
+path = "/deepstream"
+upstream = "one"
+{route}
+[upstreams.one]
+nodes = ["127.0.0.1:6020"]
+{upstream}
+"""
+
+#: Every key there is, none with its default.
+FULL: dict[str, Any] = {
+    "workers": 1,
+    "listeners": [
+        {
+            "bind": "0.0.0.0:443",
+            "name": "public",
+            "backlog": 64,
+            "tls": {
+                "certificates": [{"cert_file": "cert.pem", "key_file": "key.pem"}],
+                "minimum_version": "1.3",
+            },
+        },
+        {"bind": "unix:/run/tidegate.sock", "name": "inside"},
+    ],
+    "routes": [
+        {
+            "path": "/deepstream",
+            "upstream": "deepstream",
+            "host": "rt.example.org",
+            "listener": "public",
+            "websocket": True,
+            "origins": ["https://example.org"],
+        },
+        {"prefix": "/api", "upstream": "deepstream"},
+    ],
+    "upstreams": {
+        "deepstream": {
+            "nodes": ["127.0.0.1:6020", {"address": "[::1]:6021", "weight": 2}],
+            "balance": "round_robin",
+            "tls": {"ca_file": "cert.pem", "server_name": "node"},
+            "rest": {"first": 0.5, "longest": 8},
+            "unavailable_status": 503,
+        }
+    },
+    "timeouts": {
+        "handshake": 1.5,
+        "keepalive": 2,
+        "dial": 3.5,
+        "upgrade": 4.5,
+        "reach": 5.5,
+        "response": 6.5,
+        "body": 7.5,
+        "close": 8.5,
+        "linger": 9.5,
+    },
+    "limits": {
+        "connections": 10,
+        "shedding": 0,
+        "head_bytes": 4096,
+        "target_bytes": 1024,
+        "headers": 50,
+        "body_bytes": 0,
+    },
+    "shutdown": {"spread": 0, "deadline": 10.0},
+    "log": {"format": "json", "level": "debug", "access": False},
+}
+
+
+def minimal(*, listener: str = "", route: str = "", upstream: str = "", more: str = "") -> str:
+    return MINIMAL.format(listener=listener, route=route, upstream=upstream, more=more)
+
+
+def toml(value: Any) -> str:
+    """Write a value as TOML, tables inline."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(toml, value)) + "]"
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case bool():
+            return "true" if value else "false"
+        case dt.date() | dt.time():
+            return value.isoformat()
+    return repr(value)
+
+
+def document(data: dict[str, Any]) -> str:
+    return "\n".join(f"{toml(key)} = {toml(value)}" for key, value in data.items())
+
+
+def problems(text: str, folder: Path | None = None) -> list[str]:
+    """Return what is wrong with a text, without the name before each line."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, name="t.toml", folder=folder)
+    lines = caught.value.problems
+    assert all(line.startswith("t.toml: ") for line in lines)
+    return [line.removeprefix("t.toml: ") for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config")
+    for name in ("cert.pem", "key.pem"):
+        (path / name).touch()
+    return path
+
+
+def test_minimal() -> None:
+    assert parse_config(minimal()) == Config(
+        listeners=(Listener(bind=Address("127.0.0.1", 8080)),),
+        routes=(Route(path="/deepstream", upstream="one"),),
+        upstreams={"one": Upstream(nodes=(Node(address=Address("127.0.0.1", 6020)),))},
+    )
+
+
+def test_full(folder: Path) -> None:
+    certificate = Certificate(cert_file=folder / "cert.pem", key_file=folder / "key.pem")
+    public = Listener(
+        bind=Address("0.0.0.0", 443),
+        name="public",
+        backlog=64,
+        tls=ListenerTls(certificates=(certificate,), minimum_version="1.3"),
+    )
+    inside = Listener(bind=Address(path="/run/tidegate.sock"), name="inside")
+    socket = Route(
+        path="/deepstream",
+        upstream="deepstream",
+        host="rt.example.org",
+        listener="public",
+        websocket=True,
+        origins=("https://example.org",),
+    )
+    deepstream = Upstream(
+        nodes=(
+            Node(address=Address("127.0.0.1", 6020)),
+            Node(address=Address("::1", 6021), weight=2),
+        ),
+        balance="round_robin",
+        tls=NodeTls(ca_file=folder / "cert.pem", server_name="node"),
+        rest=Rest(first=0.5, longest=8.0),
+        unavailable_status=503,
+    )
+
+    assert parse_config(document(FULL), folder=folder) == Config(
+        listeners=(public, inside),
+        routes=(socket, Route(prefix="/api", upstream="deepstream")),
+        upstreams={"deepstream": deepstream},
+        timeouts=Timeouts(
+            handshake=1.5,
+            keepalive=2.0,
+            dial=3.5,
+            upgrade=4.5,
+            reach=5.5,
+            response=6.5,
+            body=7.5,
+            close=8.5,
+            linger=9.5,
+        ),
+        limits=Limits(
+            connections=10,
+            shedding=0,
+            head_bytes=4096,
+            target_bytes=1024,
+            headers=50,
+            body_bytes=0,
+        ),
+        shutdown=Shutdown(spread=0.0, deadline=10.0),
+        log=Log(format="json", level="debug", access=False),
+    )
+
+
+def test_whole_number_for_a_number_becomes_one() -> None:
+    dial = parse_config(minimal(more="timeouts.dial = 3")).timeouts.dial
+
+    assert (dial, type(dial)) == (3.0, float)
+
+
+BALANCES = "must be one of 'least_connections', 'round_robin', not"
+SECTIONS = "limits, listeners, log, routes, shutdown, timeouts, upstreams, workers"
+INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true or false"
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "path", "reason"),
+    [
+        # Types are never coerced.
+        ("listener", 'backlog = "80"', "listeners[0].backlog", f"{INT}, not a string"),
+        ("listener", "backlog = 1.0", "listeners[0].backlog", f"{INT}, not a number"),
+        ("listener", "name = 1", "listeners[0].name", "must be a string, not a whole number"),
+        ("listener", "tls = true", "listeners[0].tls", "must be a table, not true or false"),
+        ("route", "websocket = 1", "routes[0].websocket", f"{BOOL}, not a whole number"),
+        ("route", 'websocket = "no"', "routes[0].websocket", f"{BOOL}, not a string"),
+        ("route", 'origins = "*"', "routes[0].origins", "must be an array, not a string"),
+        ("route", "origins = [1]", "routes[0].origins[0]", "must be a string, not a whole number"),
+        ("more", "limits.headers = true", "limits.headers", f"{INT}, not true or false"),
+        ("more", "timeouts.dial = true", "timeouts.dial", f"{FLOAT}, not true or false"),
+        ("more", 'timeouts.dial = "2"', "timeouts.dial", f"{FLOAT}, not a string"),
+        ("more", "timeouts.dial = 07:00:00", "timeouts.dial", f"{FLOAT}, not time"),
+        ("more", "timeouts = []", "timeouts", "must be a table, not an array"),
+        ("more", 'workers = "auto"', "workers", f"{INT}, not a string"),
+        # Bounds and words.
+        ("more", "timeouts.dial = 0", "timeouts.dial", "must be more than 0, not 0"),
+        ("more", "timeouts.dial = nan", "timeouts.dial", "must be more than 0, not nan"),
+        ("more", "limits.headers = 0", "limits.headers", "must be from 1 to 10000, not 0"),
+        ("upstream", 'balance = "any"', "upstreams.one.balance", f"{BALANCES} 'any'"),
+        ("upstream", "balance = 1", "upstreams.one.balance", f"{BALANCES} 1"),
+        ("upstream", "balance = [[]]", "upstreams.one.balance", f"{BALANCES} [[]]"),
+        (
+            "upstream",
+            "unavailable_status = 418",
+            "upstreams.one.unavailable_status",
+            "must be one of 500, 502, 503, 504, not 418",
+        ),
+        (
+            "more",
+            'log.format = "xml"',
+            "log.format",
+            "must be one of 'keyvalue', 'json', not 'xml'",
+        ),
+        # Fields that contradict each other.
+        (
+            "upstream",
+            "rest.first = 60",
+            "upstreams.one.rest.longest",
+            "must be at least first (60)",
+        ),
+        ("more", "shutdown.spread = 60", "shutdown.deadline", "must be at least spread (60)"),
+        ("route", 'prefix = "/"', "routes[0]", 'needs either "path" (exact) or "prefix"'),
+        # Keys that are not known, at each level.
+        ("more", "tiemouts = {}", "tiemouts", f"unknown key; allowed here: {SECTIONS}"),
+        ("more", '"a\\nb" = 1', "a\\nb", f"unknown key; allowed here: {SECTIONS}"),
+        (
+            "listener",
+            "port = 1",
+            "listeners[0].port",
+            "unknown key; allowed here: backlog, bind, name, tls",
+        ),
+        (
+            "upstream",
+            "rest.frist = 1",
+            "upstreams.one.rest.frist",
+            "unknown key; allowed here: first, longest",
+        ),
+        (
+            "upstream",
+            "tls.verify = false",
+            "upstreams.one.tls.verify",
+            "unknown key; allowed here: ca_file, server_name",
+        ),
+        ("more", "log.hue = 1", "log.hue", "unknown key; allowed here: access, format, level"),
+        # Addresses and certificates.
+        (
+            "more",
+            "upstreams.two.nodes = ['n']",
+            "upstreams.two.nodes[0].address",
+            '\'n\' is not an address: "host:port", "[v6]:port", "unix:/path"',
+        ),
+        ("more", "upstreams.two.nodes = []", "upstreams.two.nodes", "must have at least one entry"),
+        (
+            "listener",
+            "tls.certificates = []",
+            "listeners[0].tls.certificates",
+            "must have at least one entry",
+        ),
+        ("listener", "tls = {}", "listeners[0].tls.certificates", "is missing"),
+        # Names.
+        (
+            "route",
+            'listener = "public"',
+            "routes[0].listener",
+            "no listener is called 'public'; there are: none has a name",
+        ),
+        # Files.
+        ("upstream", "tls.ca_file = 'none'", "upstreams.one.tls.ca_file", "no such file: none"),
+        ("upstream", "tls.ca_file = ''", "upstreams.one.tls.ca_file", "no such file: ."),
+        (
+            "upstream",
+            'tls.ca_file = "a\\u0000b"',
+            "upstreams.one.tls.ca_file",
+            "no such file: a\\x00b",
+        ),
+        (
+            "upstream",
+            f"tls.ca_file = '{'x' * 300}'",
+            "upstreams.one.tls.ca_file",
+            "File name too long",
+        ),
+    ],
+)
+def test_one_fault(part: str, text: str, path: str, reason: str) -> None:
+    assert problems(minimal(**{part: text})) == [f"{path}: {reason}"]
+
+
+def test_references_and_duplicates() -> None:
+    more = """
+[[routes]]
+path = "/deepstream"
+upstream = "one"
+[[routes]]
+prefix = "/"
+upstream = "two"
+[[listeners]]
+bind = "127.0.0.1:8080"
+"""
+
+    assert problems(minimal() + more) == [
+        "routes[2].upstream: no upstream is called 'two'; there are: 'one'",
+        "routes[1]: is the same as routes[0]",
+        "listeners[1].bind: is the same as listeners[0].bind",
+    ]
+
+
+def test_all_faults_at_once() -> None:
+    faults = problems(
+        minimal(
+            listener="backlog = 0\nport = 1\nname = 2",
+            route="websocket = 1",
+            upstream="balance = 'x'\ntls.ca_file = 'none'\nrest.first = 0",
+            more="limits.headers = 0\nlog.level = 'loud'\nworkers = 2\nnone = 1",
+        )
+    )
+
+    assert sorted(fault.partition(": ")[0] for fault in faults) == [
+        "limits.headers",
+        "listeners[0].backlog",
+        "listeners[0].name",
+        "listeners[0].port",
+        "log.level",
+        "none",
+        "routes[0].websocket",
+        "upstreams.one.balance",
+        "upstreams.one.rest.first",
+        "upstreams.one.tls.ca_file",
+        "workers",
+    ]
+
+
+def test_empty_file_lacks_what_has_no_default() -> None:
+    assert problems("") == ["listeners: is missing", "routes: is missing", "upstreams: is missing"]
+    assert problems("[[listeners]]\n[[routes]]\n[upstreams.one]") == [
+        "listeners[0].bind: is missing",
+        "routes[0].upstream: is missing",
+        "upstreams.one.nodes: is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[", "Invalid initial character"),
+        ("a = ", "Invalid value"),
+        ("a = 1\na = 2", "Cannot overwrite a value"),
+        ("a = 2020-02-30", "Invalid date"),
+        ("a = \0", "Invalid value"),
+        (f"a = {'1' * 5000}", "Exceeds the limit"),
+        (f"a = {'[' * 5000}{']' * 5000}", "recursion"),
+    ],
+    ids=["table", "value", "twice", "date", "nul", "long-number", "deep"],
+)
+def test_what_is_not_toml(text: str, reason: str) -> None:
+    [problem] = problems(text)
+
+    assert problem.startswith("not TOML: ")
+    assert reason in problem
+
+
+def test_files_are_relative_to_the_folder(folder: Path) -> None:
+    (folder / "t.toml").write_text(document(FULL))
+    config = load_config(folder / "t.toml")
+    tls = config.listeners[0].tls
+
+    assert config == load_config(str(folder / "t.toml"))
+    assert tls is not None
+    assert tls.certificates[0].cert_file == folder / "cert.pem"
+
+
+def test_absolute_files_stay(folder: Path, tmp_path: Path) -> None:
+    text = minimal(upstream=f"tls.ca_file = '{folder}/cert.pem'")
+    tls = parse_config(text, folder=tmp_path).upstreams["one"].tls
+
+    assert tls == NodeTls(ca_file=folder / "cert.pem")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file or directory"), (b"a = '\xff'", "is not UTF-8"), (b"a", "not TOML: ")],
+)
+def test_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    file = tmp_path / "t.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+
+    assert str(caught.value).startswith(f"{file}: {reason}")
+
+
+def test_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+def test_file_names_itself_in_faults(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text("workers = 2")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "t.toml")
+
+    assert len(caught.value.problems) == 4
+    assert all(line.startswith(f"{tmp_path}/t.toml: ") for line in caught.value.problems)
+
+
+Place = tuple[str | int, ...]
+
+
+def places(value: Any, at: Place = ()) -> list[Place]:
+    """Return the way to every value within, and to the whole."""
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        inner = list(enumerate(value))
+    return [at, *(place for key, one in inner for place in places(one, (*at, key)))]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+scalars = st.one_of(
+    texts,
+    st.sampled_from(["", ".", "/", "/x", "unix:", "127.0.0.1:1", "cert.pem", "deepstream", "1.2"]),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, 1, 256, 2**31, 10**400]),
+    st.floats(),
+    st.dates(),
+    st.times(),
+)
+keys = texts | st.sampled_from(["path", "upstream", "nodes", "address", "certificates", "first"])
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> dict[str, Any]:
+    """The full configuration with one to three values replaced, or added to a table."""
+    data = copy.deepcopy(FULL)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from(places(data)[1:]))
+        target: Any = data
+        for step in place[:-1]:
+            target = target[step]
+        added = isinstance(target, dict) and draw(st.booleans())
+        target[draw(keys) if added else place[-1]] = draw(anything)
+    return data
+
+
+@given(damaged())
+def test_any_damage_is_a_config_error(folder: Path, data: dict[str, Any]) -> None:
+    lines: list[str] = []
+    try:
+        config = parse_config(document(data), name="t.toml", folder=folder)
+    except ConfigError as exc:
+        lines = str(exc).splitlines()
+    else:
+        assert {route.upstream for route in config.routes} <= set(config.upstreams)
+        return
+
+    assert lines
+    for line in lines:
+        assert line.startswith("t.toml: ")
+        assert len(line.split(": ", 2)) == 3

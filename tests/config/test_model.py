@@ -1,0 +1,216 @@
+"""What the model's classes check and say by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from proxy.config.address import Address
+from proxy.config.model import (
+    Certificate,
+    Config,
+    Invalid,
+    Limits,
+    Listener,
+    ListenerTls,
+    Log,
+    Node,
+    Rest,
+    Route,
+    Shutdown,
+    Timeouts,
+    Upstream,
+)
+
+TLS = ListenerTls(certificates=(Certificate(cert_file=Path("c"), key_file=Path("k")),))
+NODE = Node(address=Address("n", 1))
+BIND = Address("127.0.0.1", 80)
+
+
+def config(
+    *routes: Route, listeners: tuple[Listener, ...] = (Listener(bind=BIND),), **more: Any
+) -> Config:
+    upstreams = {"one": Upstream(nodes=(NODE,))}
+    return Config(listeners=listeners, routes=routes, upstreams=upstreams, **more)
+
+
+def route(path: str = "/a", **more: Any) -> Route:
+    return Route(path=path, upstream="one", **more)
+
+
+def test_defaults_are_valid() -> None:
+    one = config(route())
+
+    assert one.timeouts == Timeouts()
+    assert one.limits == Limits()
+    assert one.shutdown == Shutdown()
+    assert one.log == Log()
+    assert one.workers == 1
+    assert one.upstreams["one"].rest == Rest()
+    # One try fits into all tries, and sessions are gone before the deadline.
+    assert one.timeouts.dial < one.timeouts.reach
+    assert one.shutdown.spread + one.timeouts.close < one.shutdown.deadline
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        config(route()).workers = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "reason"),
+    [
+        (Timeouts, "dial", 0.0, "must be more than 0, not 0"),
+        (Timeouts, "close", -1.5, "must be more than 0, not -1.5"),
+        (Timeouts, "reach", float("nan"), "must be more than 0, not nan"),
+        (Limits, "connections", 0, "must be from 1 to 2147483648, not 0"),
+        (Limits, "shedding", -1, "must be from 0 to 2147483648, not -1"),
+        (Limits, "head_bytes", 511, "must be from 512 to 1048576, not 511"),
+        (Limits, "target_bytes", 2**20 + 1, "must be from 64 to 1048576, not 1048577"),
+        (Limits, "headers", 10_001, "must be from 1 to 10000, not 10001"),
+        (Shutdown, "spread", -0.5, "must be from 0 to 86400, not -0.5"),
+        (Rest, "first", 0.0, "must be more than 0, not 0"),
+    ],
+)
+def test_numbers_have_bounds(kind: type[Any], field: str, value: float, reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        kind(**{field: value})
+
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("weight", [0, 257])
+def test_weight_has_bounds(weight: int) -> None:
+    with pytest.raises(ValueError, match=f"must be from 1 to 256, not {weight}"):
+        Node(address=NODE.address, weight=weight)
+
+
+@pytest.mark.parametrize("status", [200, 404, 501, 505])
+def test_unavailable_status_is_one_of_four(status: int) -> None:
+    with pytest.raises(ValueError, match="must be one of 500, 502, 503, 504"):
+        Upstream(nodes=(NODE,), unavailable_status=status)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: Rest(first=2.0, longest=1.0), "longest"),
+        (lambda: Shutdown(spread=30.0, deadline=20.0), "deadline"),
+        (lambda: Route(upstream="one"), ""),
+        (lambda: Route(upstream="one", path="/", prefix="/"), ""),
+    ],
+)
+def test_fields_that_contradict_each_other(make: Any, key: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        make()
+
+    assert [fault[0] for fault in caught.value.faults] == [key]
+
+
+@pytest.mark.parametrize("path", ["", "a", "a/b", "/a b", "/a?b", "/a#b", "/ä", "/a\n", "/\x7f"])
+@pytest.mark.parametrize("key", ["path", "prefix"])
+def test_paths_that_no_request_has(key: str, path: str) -> None:
+    with pytest.raises(ValueError, match=r"must start with /|cannot be in a request's path"):
+        Route(upstream="one", **{key: path})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "name"),
+    [
+        (Route(upstream="u", path="/deepstream"), "/deepstream"),
+        (Route(upstream="u", prefix="/api"), "/api*"),
+        (Route(upstream="u", prefix="/"), "/*"),
+        (Route(upstream="u", host="rt.example.org", path="/a"), "rt.example.org/a"),
+    ],
+)
+def test_route_names(one: Route, name: str) -> None:
+    assert one.name == name
+
+
+def test_host_is_compared_in_lower_case() -> None:
+    assert route(host="RT.Example.org") == route(host="rt.example.org")
+    assert route().host is None
+
+
+def test_scheme() -> None:
+    assert Listener(bind=BIND).scheme == "http"
+    assert Listener(bind=BIND, tls=TLS).scheme == "https"
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_exactly_one_certificate(count: int) -> None:
+    with pytest.raises(ValueError, match="Length of"):
+        ListenerTls(certificates=TLS.certificates * count)
+
+
+def test_names_must_be_there() -> None:
+    with pytest.raises(Invalid) as caught:
+        config(Route(path="/a", upstream="two", listener="public"))
+
+    assert caught.value.faults == (
+        ("routes[0].upstream", "no upstream is called 'two'; there are: 'one'"),
+        ("routes[0].listener", "no listener is called 'public'; there are: none has a name"),
+    )
+    assert str(caught.value).startswith("routes[0].upstream: no upstream is called 'two'")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (route("/a"), True),
+        (route("/A"), False),
+        (route("/a", host="h"), False),
+        (route("/a", websocket=True), True),
+        (Route(prefix="/a", upstream="one"), False),
+    ],
+)
+def test_route_that_could_never_match(other: Route, *, same: bool) -> None:
+    if not same:
+        assert len(config(route("/a"), other).routes) == 2
+        return
+    with pytest.raises(Invalid) as caught:
+        config(route("/a"), other)
+
+    assert caught.value.faults == (("routes[1]", "is the same as routes[0]"),)
+
+
+def test_path_that_looks_like_a_prefix_is_another_route() -> None:
+    both = config(route("/a*"), Route(prefix="/a", upstream="one"))
+
+    assert [one.name for one in both.routes] == ["/a*", "/a*"]
+
+
+@pytest.mark.parametrize(
+    ("listeners", "faults"),
+    [
+        ([Listener(bind=BIND), Listener(bind=BIND)], ["listeners[1].bind"]),
+        (
+            [Listener(bind=Address(path="/s")), Listener(bind=Address(path="/s"))],
+            ["listeners[1].bind"],
+        ),
+        ([Listener(bind=Address("h", 0)), Listener(bind=Address("h", 0))], []),
+        (
+            [Listener(bind=BIND, name="x"), Listener(bind=Address("h", 1), name="x")],
+            ["listeners[1].name"],
+        ),
+        ([Listener(bind=Address("h", n)) for n in range(3)], []),
+        ([Listener(bind=BIND)] * 3, ["listeners[1].bind", "listeners[2].bind"]),
+    ],
+)
+def test_listeners_that_are_the_same(listeners: list[Listener], faults: list[str]) -> None:
+    if not faults:
+        assert config(route(), listeners=tuple(listeners)).listeners == tuple(listeners)
+        return
+    with pytest.raises(Invalid) as caught:
+        config(route(), listeners=tuple(listeners))
+
+    assert [key for key, _ in caught.value.faults] == faults
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_worker_in_this_version(workers: int) -> None:
+    with pytest.raises(ValueError, match=f"must be from 1 to 1, not {workers}"):
+        config(route(), workers=workers)

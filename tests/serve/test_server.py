@@ -1,0 +1,268 @@
+"""The whole proxy on real sockets: listeners, limits, the boundary, and the end."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from proxy import ConfigError, Server, open_proxy, parse_config, serve
+from proxy.observe.record import Record
+from proxy.serve.connection import Connection
+from proxy.testing.node import open_nodes
+from proxy.testing.websocket import Closed, Rejected, WebSocket
+
+LIMIT = 10.0
+
+TEMPLATE = """
+[shutdown]
+spread = 0.0
+deadline = 5.0
+[timeouts]
+linger = 0.5
+close = 0.5
+[[listeners]]
+name = "plain"
+bind = "{bind}"
+[[routes]]
+path = "/deepstream"
+websocket = true
+upstream = "nodes"
+[[routes]]
+prefix = "/health-check"
+upstream = "nodes"
+[upstreams.nodes]
+nodes = {nodes}
+"""
+
+
+class Rig:
+    """A proxy in front of one stand-in node, and its clients, which hang up when it is over."""
+
+    def __init__(self, server: Server, resources: AsyncExitStack) -> None:
+        self.server = server
+        self.port = server.address().port
+        self._resources = resources
+
+    async def open(self, name: str = "") -> trio.SocketStream:
+        """Connect to a listener."""
+        address = self.server.address(name)
+        if address.path:
+            stream = await trio.open_unix_socket(address.path)
+        else:
+            stream = await trio.open_tcp_stream(address.host, address.port)
+        self._resources.push_async_callback(trio.aclose_forcefully, stream)
+        return stream
+
+    async def connect(self) -> WebSocket:
+        return await WebSocket.connect(await self.open(), "localhost", "/deepstream")
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request and return all that comes back until the proxy hangs up."""
+        stream = await self.open()
+        received = b""
+        try:
+            await stream.send_all(request)
+            while data := await stream.receive_some():
+                received += data
+        except trio.BrokenResourceError:
+            pass
+        return received
+
+
+async def challenge(client: WebSocket) -> bytes | str:
+    """Send deepstream's CHALLENGE and return the answer, which should be ACCEPT."""
+    await client.send(bytes.fromhex("0610021a020805"))
+    return await client.receive()
+
+
+ACCEPT = bytes.fromhex("0610021a020804")
+
+
+@asynccontextmanager
+async def open_rig(
+    more: str = "",
+    *,
+    template: str = TEMPLATE,
+    bind: str = "127.0.0.1:0",
+    folder: Path | None = None,
+    records: list[Record] | None = None,
+) -> AsyncIterator[Rig]:
+    with trio.fail_after(LIMIT):
+        async with open_nodes("a") as (node,), AsyncExitStack() as resources:
+            text = template.format(bind=bind, nodes=[node.address]) + more
+            config = parse_config(text, folder=folder)
+            on_record = None if records is None else records.append
+            async with open_proxy(config, on_record=on_record) as server:
+                yield Rig(server, resources)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix"])
+async def test_serves_on_every_kind_of_address(bind: str, tmp_path: Path) -> None:
+    bind = f"unix:{tmp_path}/s" if bind == "unix" else bind
+    async with open_rig(bind=bind) as rig:
+        client = await rig.connect()
+
+        assert await challenge(client) == ACCEPT
+        await client.close()
+
+
+@pytest.fixture
+def secure(tmp_path: Path, ca: trustme.CA) -> str:
+    """A second listener, with TLS."""
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    return """
+        [[listeners]]
+        name = "secure"
+        bind = "127.0.0.1:0"
+        tls = { certificates = [ { cert_file = "both.pem", key_file = "both.pem" } ] }
+    """
+
+
+async def test_serves_tls(secure: str, tmp_path: Path, client_tls: ssl.SSLContext) -> None:
+    async with open_rig(secure, folder=tmp_path) as rig:
+        stream = trio.SSLStream(
+            await rig.open("secure"), client_tls, server_hostname="localhost", https_compatible=True
+        )
+        client = await WebSocket.connect(stream, "localhost", "/deepstream")
+
+        assert await challenge(client) == ACCEPT
+        await client.close()
+        assert [bound.tls for bound in rig.server.bound] == [False, True]
+
+
+async def test_handshake_time_covers_tls(secure: str, tmp_path: Path) -> None:
+    template = TEMPLATE.replace("[timeouts]", "[timeouts]\nhandshake = 0.1")
+    records: list[Record] = []
+    async with open_rig(secure, template=template, folder=tmp_path, records=records) as rig:
+        stream = await rig.open("secure")
+
+        assert await stream.receive_some() == b""
+    assert [record.detail for record in records] == ["The TLS handshake was not complete in time."]
+
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+async def test_connections_beyond_the_limit_get_503_and_then_nothing() -> None:
+    async with open_rig("[limits]\nconnections = 2\nshedding = 1\n") as rig:
+        clients = [await rig.connect() for _ in range(2)]
+        with pytest.raises(Rejected) as caught:
+            await rig.connect()
+        assert caught.value.status == 503
+        assert "connection_limit_reached" in caught.value.headers["proxy-status"]
+
+        # One that says nothing takes the one place there is for telling.
+        await rig.open()
+        while answer := await rig.ask(REQUEST):
+            assert answer.startswith(b"HTTP/1.1 503 ")
+        await clients.pop().close()
+        while not (answer := await rig.ask(REQUEST)).startswith(b"HTTP/1.1 404 "):
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_bug_in_one_connection_is_logged_and_the_rest_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig() as rig:
+        first = await rig.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "run", explode)
+            assert await rig.ask(REQUEST) == b""
+        second = await rig.connect()
+
+        assert [await challenge(client) for client in (first, second)] == [ACCEPT] * 2
+        for client in (first, second):
+            await client.close()
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def explode(_: object) -> None:
+    await trio.lowlevel.checkpoint()
+    raise ZeroDivisionError
+
+
+async def test_end_says_goodbye_to_both_sides_and_waits() -> None:
+    records: list[Record] = []
+    async with open_rig(records=records) as rig:
+        clients = [await rig.connect() for _ in range(5)]
+        rig.server.shut_down()
+        for client in clients:
+            with pytest.raises(Closed) as caught:
+                await client.receive()
+            assert (caught.value.code, caught.value.reason) == (1012, "shutting down")
+        await rig.server.stopped.wait()
+    assert len(records) == 5
+    for record in records:
+        assert (record.ending, record.ended_by) == ("shutdown", "proxy")
+        assert (record.close_to_client, record.close_from_client) == (1012, 1012)
+        assert (record.close_to_node, record.close_from_node) == (1001, 1001)
+
+
+async def test_handshake_on_an_open_connection_during_the_end_gets_503() -> None:
+    async with open_rig() as rig:
+        held = await rig.connect()
+        waiting = await rig.open()
+        await waiting.send_all(b"GET /deepstream HTTP/1.1\r\n")
+        rig.server.shut_down()
+        # It is drained when this is refused: nobody listens any more.
+        while await is_listening(rig.port):
+            await trio.lowlevel.checkpoint()
+        await waiting.send_all(b"Host: a\r\n\r\n")
+
+        assert (await waiting.receive_some()).startswith(b"HTTP/1.1 503 ")
+        with pytest.raises(Closed):
+            await held.receive()
+
+
+async def is_listening(port: int) -> bool:
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
+
+
+async def test_end_has_a_deadline() -> None:
+    template = TEMPLATE.replace("deadline = 5.0", "deadline = 0.1")
+    async with open_rig(template=template) as rig:
+        client = await rig.connect()
+        rig.server.shut_down()
+        await rig.server.stopped.wait()
+
+        # It has not answered the Close in that time; it is cut off all the same.
+        with pytest.raises(Closed):
+            await client.receive()
+
+
+async def test_what_cannot_be_bound_is_said_before_anything_runs() -> None:
+    async with open_rig() as rig:
+        taken = str(rig.server.address())
+        text = TEMPLATE.format(bind="127.0.0.1:0", nodes=["127.0.0.1:1"])
+        config = parse_config(f'{text}\n[[listeners]]\nbind = "{taken}"\n')
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(OSError, match=f"cannot bind {taken}") as caught:
+                await nursery.start(partial(serve, config))
+
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_unusable_certificate_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    more = """
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        tls = { certificates = [ { cert_file = "empty.pem", key_file = "empty.pem" } ] }
+    """
+    text = TEMPLATE.format(bind="127.0.0.1:0", nodes=["127.0.0.1:1"])
+    config = parse_config(text + more, folder=tmp_path)
+    with pytest.raises(ConfigError):
+        await serve(config)

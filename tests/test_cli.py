@@ -1,0 +1,296 @@
+"""The command, in this process where it can be, as a process where signals are the point."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+from click.testing import CliRunner, Result
+
+import proxy
+from proxy import cli
+from proxy.config.load import parse_config
+from proxy.testing.node import open_nodes
+from proxy.testing.websocket import Closed, WebSocket
+
+CONFIG = """
+[log]
+format = "json"
+[shutdown]
+{shutdown}
+[timeouts]
+close = 60
+[[listeners]]
+bind = "{bind}"
+name = "public"
+[[routes]]
+path = "/deepstream"
+websocket = true
+upstream = "deepstream"
+[upstreams.deepstream]
+nodes = ["{node}"]
+"""
+
+TLS = """
+[[listeners]]
+bind = "127.0.0.1:8443"
+tls.certificates = [{ cert_file = "cert.pem", key_file = "key.pem" }]
+"""
+
+
+def write(
+    folder: Path, *, bind: str = "127.0.0.1:0", node: str = "127.0.0.1:1", shutdown: str = ""
+) -> Path:
+    file = folder / "tidegate.toml"
+    file.write_text(CONFIG.format(bind=bind, node=node, shutdown=shutdown))
+    return file
+
+
+def command(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args])
+
+
+def write_certificate(folder: Path, ca: trustme.CA) -> None:
+    certificate = ca.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+
+
+def test_check_says_what_it_would_bind(tmp_path: Path, ca: trustme.CA) -> None:
+    write_certificate(tmp_path, ca)
+    file = write(tmp_path, bind="[::1]:8080")
+    file.write_text(file.read_text() + TLS)
+    result = command("check", "-c", file)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "ok",
+        "would bind [::1]:8080 plain (public)",
+        "would bind 127.0.0.1:8443 TLS",
+    ]
+
+
+def test_check_reads_tidegate_toml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    assert command("check").exit_code == 0
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_faults_are_on_stderr_all_of_them(tmp_path: Path, verb: str) -> None:
+    file = write(tmp_path, bind="nowhere", shutdown="spread = 'x'\nfoo = 1")
+    result = command(verb, "--config", file)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sorted(line.split(": ")[1] for line in result.stderr.splitlines()) == [
+        "listeners[0].bind",
+        "shutdown.foo",
+        "shutdown.spread",
+    ]
+    assert all(line.startswith(f"{file}: ") for line in result.stderr.splitlines())
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    result = command("check", "-c", tmp_path / "none.toml")
+
+    assert result.exit_code == 2
+    assert result.stderr == f"{tmp_path}/none.toml: No such file or directory\n"
+
+
+def test_certificate_that_cannot_be_used(tmp_path: Path, ca: trustme.CA) -> None:
+    write_certificate(tmp_path, ca)
+    ca.issue_cert("localhost").private_key_pem.write_to_path(tmp_path / "key.pem")
+    file = write(tmp_path)
+    file.write_text(f'{file.read_text()}tls.ca_file = "tidegate.toml"\n{TLS}')
+    result = command("check", "-c", file)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, second = result.stderr.splitlines()
+    where = "listeners[1].tls.certificates[0]"
+    assert first == f"{file}: {where}: the key does not belong to the certificate"
+    assert second.startswith(f"{file}: upstreams.deepstream.tls.ca_file: ")
+
+
+def test_version() -> None:
+    result = command("--version")
+
+    assert (result.exit_code, result.output) == (0, f"tidegate, version {proxy.__version__}\n")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_verb(flag: str) -> None:
+    result = command(flag)
+
+    assert result.exit_code == 0
+    assert all(f"\n  {verb} " in result.output for verb in cli.main.commands)
+
+
+def test_unknown_verb_is_a_usage_error() -> None:
+    result = command("dmeo")
+
+    assert result.exit_code == 2
+    assert "No such command 'dmeo'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("limits", "connections", "raised"),
+    [
+        ((4096, 4096), 1000, None),
+        ((1024, 4096), 1000, (2256, 4096)),
+        ((1024, resource.RLIM_INFINITY), 1000, (2256, resource.RLIM_INFINITY)),
+        ((1024, 1256), 500, (1256, 1256)),
+        ((64, 64), 1, (64, 64)),
+    ],
+)
+def test_connection_limit_fits_the_file_limit(
+    limits: tuple[int, int],
+    connections: int,
+    raised: tuple[int, int] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = write(tmp_path)
+    config = parse_config(f"limits.connections = 1000\n{file.read_text()}")
+    calls: list[Any] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: calls.append(wanted))
+
+    assert cli._within_file_limit(config).limits.connections == connections
+    assert calls == ([] if raised is None else [raised])
+
+
+class Running:
+    """The command as a process, and what it has logged."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert process.stderr is not None
+        self._process = process
+        self._stderr = process.stderr
+        self._buffer = b""
+
+    async def event(self, name: str) -> Mapping[str, Any]:
+        """Return the next event of that name."""
+        while True:
+            line, newline, rest = self._buffer.partition(b"\n")
+            if not newline:
+                chunk = await self._stderr.receive_some()
+                assert chunk, f"no event {name}, but {self._buffer!r}"
+                self._buffer += chunk
+                continue
+            self._buffer = rest
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == name:
+                return event
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def exit_code(self) -> int:
+        return await self._process.wait()
+
+
+@asynccontextmanager
+async def open_command(file: Path) -> AsyncIterator[Running]:
+    """Run `tidegate run` for the length of a block."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            args = [sys.executable, "-m", "proxy", "run", "-c", str(file)]
+            process = await nursery.start(
+                partial(trio.run_process, args, stderr=subprocess.PIPE, check=False)
+            )
+            yield Running(process)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_runs_until_told_to_stop(number: signal.Signals, tmp_path: Path) -> None:
+    async with open_command(write(tmp_path)) as running:
+        listening = await running.event("listening")
+        ready = await running.event("ready")
+        running.signal(number)
+        await running.event("draining")
+
+        assert await running.exit_code() == 0
+        assert (listening["listener"], listening["tls"]) == ("public", False)
+        assert listening["address"].startswith("127.0.0.1:")
+        assert ready["version"] == proxy.__version__
+
+
+async def test_address_in_use(tmp_path: Path) -> None:
+    with trio.socket.socket() as taken:
+        await taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with open_command(write(tmp_path, bind=address)) as running:
+            event = await running.event("cannot start")
+
+            assert await running.exit_code() == 1
+            assert event["level"] == "error"
+            assert event["reason"] == f"cannot bind {address}: Address already in use"
+
+
+@asynccontextmanager
+async def open_session(port: int) -> AsyncIterator[WebSocket]:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        yield await WebSocket.connect(stream, f"127.0.0.1:{port}", "/deepstream")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    async with open_nodes("anna") as [node]:
+        file = write(tmp_path, node=node.address, shutdown="spread = 60\ndeadline = 100")
+        async with open_command(file) as running:
+            address = (await running.event("listening"))["address"]
+            port = int(address.rpartition(":")[2])
+            # The goodbyes are spread: the second session's turn comes after half a minute.
+            async with open_session(port), open_session(port):
+                running.signal(signal.SIGTERM)
+                assert (await running.event("draining"))["sessions"] == 2
+                running.signal(number)
+
+                assert await running.exit_code() == 128 + number
+
+
+async def test_first_signal_says_goodbye_to_sessions(tmp_path: Path) -> None:
+    async with open_nodes("anna") as [node]:
+        file = write(tmp_path, node=node.address, shutdown="spread = 0")
+        async with open_command(file) as running:
+            address = (await running.event("listening"))["address"]
+            async with open_session(int(address.rpartition(":")[2])) as client:
+                running.signal(signal.SIGTERM)
+                with pytest.raises(Closed) as caught:
+                    await client.receive()
+
+            assert caught.value.code == 1012
+            assert (await running.event("exchange"))["ending"] == "shutdown"
+            assert await running.exit_code() == 0
+
+
+def python(*args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout
+
+
+def test_runs_as_a_module() -> None:
+    assert python("-m", "proxy", "--help").startswith("Usage: ")
+
+
+def test_import_is_light() -> None:
+    loaded = set(python("-c", "import sys, proxy; print(*sys.modules)").split())
+
+    assert {"proxy", "trio"} <= loaded
+    assert not {"structlog", "click", "trustme", "cryptography", "rich", "asyncio"} & loaded
