@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 E2E := tests/e2e
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench clean
 
 demo: .venv/.ready  ## the main job as a story: a cluster, a client, a node that dies
 	$(BIN)/tidegate demo
@@ -16,12 +16,15 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: .venv/.ready-bench  ## beside nginx and others; ONLY=pingpong,connect for some scenarios
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
 format: .venv/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(E2E)/node_modules
+	rm -rf .venv $(E2E)/node_modules bench/build bench/.venv-*
 
 .venv/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -31,6 +34,10 @@ clean:
 .venv/.ready-dev: .venv/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --group dev
+	touch $@
+
+.venv/.ready-bench: .venv/.ready-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --group bench
 	touch $@
 
 # Without npm the tests that drive the real deepstream are skipped (and fail where CI is set).

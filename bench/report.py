@@ -1,0 +1,165 @@
+"""From samples to medians, ratios, a table and JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from .measure import Sample
+    from .scenarios import Figure, Goal, Scenario
+
+__all__ = ["BASE", "OURS", "Outcome", "Spread", "print_outcome", "write_json"]
+
+BASE = "nginx"
+OURS = "tidegate"
+
+
+@attrs.frozen
+class Spread:
+    """A median with the lowest and the highest value."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        known = list(values)
+        return cls(statistics.median(known), min(known), max(known))
+
+
+def _figure(sample: Sample, figure: Figure) -> float:
+    return sample.latency["p99"] if figure == "p99" else sample.cost
+
+
+@attrs.define
+class Outcome:
+    """All samples of one scenario: by peer, then by round."""
+
+    scenario: Scenario
+    alone: Sample | None = None
+    samples: dict[str, dict[int, Sample]] = attrs.Factory(dict)
+    failures: list[str] = attrs.Factory(list)
+
+    def spread(self, peer: str, figure: Figure = "cost") -> Spread:
+        return Spread.of(_figure(sample, figure) for sample in self.samples[peer].values())
+
+    def best(self, name: str) -> str | None:
+        """Return the cheaper of a peer's variants, `nginx` or `nginx-64k`."""
+        variants = [peer for peer in self.samples if peer == name or peer.startswith(f"{name}-")]
+        return min(variants, key=lambda peer: self.spread(peer).median, default=None)
+
+    def ratio(self, peer: str, base: str, figure: Figure = "cost") -> Spread | None:
+        """Compare round by round: what slows one turn often slows its neighbours too."""
+        ours, theirs = self.samples.get(peer, {}), self.samples.get(self.best(base) or "", {})
+        rounds = sorted(ours.keys() & theirs.keys())
+        pairs = [(_figure(ours[n], figure), _figure(theirs[n], figure)) for n in rounds]
+        ratios = [mine / other for mine, other in pairs if other > 0]
+        return Spread.of(ratios) if ratios else None
+
+
+def _latency(samples: Iterable[Sample], name: str) -> str:
+    known = [sample.latency[name] for sample in samples if name in sample.latency]
+    return f"{statistics.median(known):.0f}" if known else "-"
+
+
+def _row(outcome: Outcome, peer: str) -> list[str]:
+    samples = outcome.samples[peer].values()
+    cost = outcome.spread(peer)
+    ratio = outcome.ratio(peer, BASE)
+    timed = not outcome.scenario.sessions
+    return [
+        peer,
+        f"{cost.median:.2f}",
+        f"{cost.low:.2f}-{cost.high:.2f}",
+        f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "-",
+        f"{statistics.median(sample.user for sample in samples):.2f}" if timed else "-",
+        f"{statistics.median(sample.rate for sample in samples):.0f}" if timed else "-",
+        f"{statistics.median(sample.busy for sample in samples):.0%}" if timed else "-",
+        f"{statistics.median(sample.load for sample in samples):.0%}" if timed else "-",
+        *(_latency(samples, name) for name in ("p50", "p99", "p99.9")),
+    ]
+
+
+def _goal_line(outcome: Outcome, goal: Goal) -> str | None:
+    ratio = outcome.ratio(OURS, goal.peer, goal.figure)
+    if ratio is None:
+        return None
+    verdict = "met" if ratio.median <= goal.ratio else "missed"
+    what = "p99 latency" if goal.figure == "p99" else "cost"
+    return f"  goal {verdict}: {what} {ratio.median:.2f} x {goal.peer}, wanted {goal.ratio:.2f}"
+
+
+def _alone_line(outcome: Outcome) -> str:
+    alone = outcome.alone
+    if alone is None:
+        return ""
+    unit = "sessions" if outcome.scenario.unit == "ms/session" else "relayed messages"
+    return f"  without a proxy, over plain TCP, the load would make {alone.rate:.0f} {unit}/s"
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print one scenario's table."""
+    unit = outcome.scenario.unit
+    head = ["", unit, "spread", "x nginx", "user", "per s", "busy", "load", "p50 µs"]
+    head += ["p99 µs", "p99.9 µs"]
+    rows = [head, *(_row(outcome, peer) for peer in outcome.samples)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    print(f"\n{outcome.scenario.title}  [{outcome.scenario.name}]")
+    for row in rows if outcome.samples else []:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print(f"  {row[0].ljust(widths[0])}  {'  '.join(cells)}".rstrip())
+    goals = [_goal_line(outcome, goal) for goal in outcome.scenario.goals]
+    for line in [_alone_line(outcome), *goals]:
+        if line:
+            print(line)
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for peer in outcome.samples:
+        ratio = outcome.ratio(peer, BASE)
+        summary[peer] = {
+            "cost": attrs.asdict(outcome.spread(peer)),
+            "ratio_to_nginx": attrs.asdict(ratio) if ratio else None,
+        }
+    return summary
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "scenario": attrs.asdict(outcome.scenario),
+        "alone": attrs.asdict(outcome.alone) if outcome.alone else None,
+        "summary": _summary(outcome),
+        "samples": {
+            peer: [attrs.asdict(sample) | {"round": n + 1} for n, sample in rounds.items()]
+            for peer, rounds in outcome.samples.items()
+        },
+        "failures": outcome.failures,
+    }
+
+
+def write_json(
+    outcomes: list[Outcome],
+    file: Path,
+    machine: dict[str, str | int],
+    versions: dict[str, str],
+    settings: dict[str, Any],
+) -> None:
+    """Write everything that was measured."""
+    document = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine,
+        "versions": versions,
+        "settings": {name: settings[name] for name in ("rounds", "seconds", "warmup", "no_pin")},
+        "scenarios": [_plain(outcome) for outcome in outcomes],
+    }
+    file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

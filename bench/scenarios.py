@@ -1,0 +1,136 @@
+"""What is measured, as a table.
+
+A message counts once for each direction in which the proxy relays it: an echo is two relayed
+messages, a push is one.  A new session is TCP, TLS, the upgrade, one echo and the Close handshake.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+__all__ = ["SCENARIOS", "Figure", "Goal", "Scenario"]
+
+Figure = Literal["cost", "p99"]
+
+
+@attrs.frozen
+class Goal:
+    """Tidegate's figure is to be at most `ratio` times that of `peer`."""
+
+    ratio: float
+    peer: str = "nginx"
+    figure: Figure = "cost"
+
+
+@attrs.frozen(kw_only=True)
+class Scenario:
+    """One line of the table."""
+
+    name: str
+    title: str
+    drive: str  # the generator's mode and options
+    unit: Literal["µs/message", "ms/session", "KiB/session"]
+    relayed: int = 0  # relayed messages per message that the generator counted
+    sessions: int = 0  # what an idle figure is divided by
+    goals: tuple[Goal, ...] = ()
+    large: bool = False  # nginx is measured with larger buffers too, and the better one counts
+
+
+SCENARIOS = (
+    Scenario(
+        name="pingpong",
+        title="ping-pong, 64 sessions x 128 B",
+        drive="echo --sessions 64 --size 128",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.0),),
+    ),
+    Scenario(
+        name="pingpong-1000",
+        title="ping-pong, 1000 sessions x 128 B",
+        drive="echo --sessions 1000 --size 128",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.0),),
+    ),
+    Scenario(
+        name="inflight",
+        title="64 sessions x 128 B, 16 in flight",
+        drive="echo --sessions 64 --size 128 --depth 16",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.0, "haproxy"),),
+    ),
+    Scenario(
+        name="16k",
+        title="ping-pong, 64 sessions x 16 KiB",
+        drive="echo --sessions 64 --size 16384",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(0.7, "haproxy"),),
+        large=True,
+    ),
+    Scenario(
+        name="1m",
+        title="ping-pong, 4 sessions x 1 MiB",
+        drive="echo --sessions 4 --size 1048576",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(0.75, "haproxy"),),
+        large=True,
+    ),
+    Scenario(
+        name="fanout",
+        title="fan-out to 1000 sessions, 10 updates/s of 128 B each",
+        drive="push --sessions 1000 --size 128 --rate 10000",
+        unit="µs/message",
+        relayed=1,
+        goals=(Goal(1.0),),
+    ),
+    Scenario(
+        name="openloop",
+        title="open loop, 2000 echoes/s of 128 B over 200 sessions",
+        drive="open --sessions 200 --size 128 --rate 2000",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.2), Goal(1.0, figure="p99")),
+    ),
+    Scenario(
+        name="connect",
+        title="new sessions, full handshake",
+        drive="connect --sessions 16 --size 128",
+        unit="ms/session",
+        goals=(Goal(1.4),),
+    ),
+    Scenario(
+        name="resume",
+        title="new sessions, TLS resumed",
+        drive="connect --sessions 16 --size 128 --resume",
+        unit="ms/session",
+        goals=(Goal(1.6),),
+    ),
+    Scenario(
+        name="idle-1000",
+        title="idle sessions, 1000",
+        drive="idle --sessions 1000",
+        unit="KiB/session",
+        sessions=1000,
+    ),
+    Scenario(
+        name="idle-2000",
+        title="idle sessions, 2000",
+        drive="idle --sessions 2000",
+        unit="KiB/session",
+        sessions=2000,
+    ),
+    Scenario(
+        name="idle-4000",
+        title="idle sessions, 4000",
+        drive="idle --sessions 4000",
+        unit="KiB/session",
+        sessions=4000,
+        goals=(Goal(1.0, "haproxy"),),
+    ),
+)

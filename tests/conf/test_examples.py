@@ -1,0 +1,65 @@
+"""The configurations in conf/ work as they stand, and the reference is complete and true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trustme
+
+from proxy.config.load import parse_config
+from proxy.config.model import Config, Node, Rest, Route, Upstream
+from proxy.io.tls import check_tls
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+
+
+@pytest.fixture
+def load(tmp_path: Path, ca: trustme.CA) -> Any:
+    """Load an example, with a certificate in the place where it expects one."""
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+
+    def load(path: Path) -> Config:
+        text = path.read_text()
+        for name in ("/etc/ssl/certs/yourcert.crt", "/etc/ssl/certs/yourkey.key"):
+            text = text.replace(name, "both.pem")
+        config = parse_config(text, name=path.name, folder=tmp_path)
+        check_tls(config, path.name)
+        return config
+
+    return load
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.toml")), ids=lambda path: path.name)
+def test_example_loads(path: Path, load: Any) -> None:
+    config = load(path)
+
+    assert config.upstreams["deepstream"].nodes
+    assert any(route.websocket for route in config.routes)
+
+
+def test_reference_gives_the_defaults(load: Any) -> None:
+    config: Config = load(CONF / "reference.toml")
+
+    for section in ("timeouts", "limits", "shutdown", "log", "workers"):
+        (field,) = (one for one in attrs.fields(Config) if one.name == section)
+        default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
+        assert getattr(config, section) == default
+    upstream = config.upstreams["deepstream"]
+    default_upstream = Upstream(nodes=upstream.nodes)
+    assert upstream.rest == Rest()
+    assert upstream.balance == default_upstream.balance
+    assert upstream.unavailable_status == default_upstream.unavailable_status
+
+
+def test_reference_names_every_key() -> None:
+    text = (CONF / "reference.toml").read_text()
+    classes = [Config, Route, Upstream, Node, Rest]
+    names = {field.name for one in classes for field in attrs.fields(one)}
+    for section in ("timeouts", "limits", "shutdown", "log"):
+        (field,) = (one for one in attrs.fields(Config) if one.name == section)
+        names |= {inner.name for inner in attrs.fields(field.default.factory)}  # type: ignore[union-attr]
+
+    assert not {name for name in names if name not in text}
