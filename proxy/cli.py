@@ -55,16 +55,11 @@ def run(file: Path) -> None:
     """Run the proxy until SIGTERM or SIGINT, which drain it; a second one ends it at once."""
     import trio
 
-    from .observe.log import LOG, configure
+    from .observe.log import configure
 
     config = _load(file)
     configure(config.log)
-    try:
-        code = trio.run(_run, config)
-    except* OSError as group:
-        LOG.error("cannot start", extra={"reason": _first_line(group)})
-        code = 1
-    sys.exit(code)
+    sys.exit(trio.run(_run, config))
 
 
 @main.command()
@@ -95,6 +90,7 @@ def _load(file: Path) -> Config:
 async def _run(config: Config) -> int:
     import trio
 
+    from .observe.log import LOG
     from .serve.server import Server
 
     server = Server(_within_file_limit(config))
@@ -109,7 +105,11 @@ async def _run(config: Config) -> int:
                 code = _KILLED + await anext(signals)
                 nursery.cancel_scope.cancel()
 
-            await nursery.start(server.run)
+            try:
+                await nursery.start(server.run)
+            except OSError as exc:
+                LOG.error("cannot start", extra={"reason": exc.strerror or str(exc)})
+                return 1
             nursery.start_soon(obey)
             _say_ready(server)
             await server.stopped.wait()
@@ -128,7 +128,10 @@ def _say_ready(server: Server) -> None:
 
 def _within_file_limit(config: Config) -> Config:
     """Raise this process's limit of open files as far as needed, or lower the connection limit."""
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows, where sockets are not files
+        return config
 
     import attrs
 
@@ -146,11 +149,3 @@ def _within_file_limit(config: Config) -> Config:
     allowed = max(1, (soft - spare) // 2)
     LOG.info("connection limit lowered", extra={"connections": allowed, "open_files": soft})
     return attrs.evolve(config, limits=attrs.evolve(config.limits, connections=allowed))
-
-
-def _first_line(group: BaseExceptionGroup[OSError]) -> str:
-    """Return the first error's text: every address that can't be bound is as good as any."""
-    exc: BaseException = group
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)

@@ -39,7 +39,10 @@ def imported_modules(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            yield ".".join([*base, *([node.module] if node.module else [])])
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from proxy import x` may import the module x as well as a name.
+            rooms = [f"proxy.{alias.name}" for alias in node.names if alias.name in RANK]
+            yield from (rooms if module == "proxy" else [module])
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

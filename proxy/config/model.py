@@ -7,6 +7,8 @@ fields; `Config` checks that names refer to something.
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,9 @@ import attrs
 from attrs import validators
 
 from .address import Address
+
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|[0-9a-f:]+", re.ASCII)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+|null", re.ASCII)
 
 Balance = Literal["least_connections", "round_robin"]
 
@@ -30,6 +35,8 @@ def _above(low: float) -> Any:
     def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
         if not value > low:
             raise ValueError(f"must be more than {low:g}, not {value:g}")
+        if value == math.inf:
+            raise ValueError("must be finite: every wait has an end")
 
     return check
 
@@ -65,6 +72,27 @@ def _starts_with_slash(_: object, __: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"{value!r} cannot be in a request's path")
 
 
+def _host_name(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    if not _HOST.fullmatch(value):
+        raise ValueError(f"must be a host name without port or wildcard, not {value!r}")
+
+
+def _origins(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for origin in value:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"must be like https://app.example.org, without a path: {origin!r}")
+
+
+def _reachable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
+    if not value.path and not value.port:
+        raise ValueError("a node needs a port")
+
+
+def _only_one_worker(_: object, __: attrs.Attribute[Any], value: int) -> None:
+    if value != 1:
+        raise ValueError("only 1 is supported by this version")
+
+
 def _lower(value: str | None) -> str | None:
     return None if value is None else value.lower()
 
@@ -94,7 +122,7 @@ class Listener:
     name: str = ""
     tls: ListenerTls | None = None
     # nginx 511, HAProxy: its maxconn; the kernel caps it at net.core.somaxconn (4096)
-    backlog: int = _count(1024)
+    backlog: int = _count(1024, high=65_535)
 
     @property
     def scheme(self) -> Literal["http", "https"]:
@@ -117,16 +145,22 @@ class Route:
         default=None, validator=validators.optional(_starts_with_slash)
     )
     # Requests' hosts are compared in lower case.
-    host: str | None = attrs.field(default=None, converter=_lower)
+    host: str | None = attrs.field(
+        default=None, converter=_lower, validator=validators.optional(_host_name)
+    )
     listener: str | None = None
     websocket: bool = False
     # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
     # None allows all, as every peer does: deepstream itself never checks.
-    origins: tuple[str, ...] | None = None
+    origins: tuple[str, ...] | None = attrs.field(
+        default=None, validator=validators.optional(_origins)
+    )
 
     def __attrs_post_init__(self) -> None:
         if (self.path is None) == (self.prefix is None):
             raise Invalid(("", 'needs either "path" (exact) or "prefix"'))
+        if self.origins is not None and not self.websocket:
+            raise Invalid(("origins", "are checked on WebSocket routes only"))
 
     @property
     def name(self) -> str:
@@ -139,7 +173,7 @@ class Route:
 class Node:
     """One address in an upstream; in a file also just the address."""
 
-    address: Address
+    address: Address = attrs.field(validator=_reachable)
     # nginx and HAProxy: 1, up to 256 (HAProxy)
     weight: int = _count(1, high=256)
 
@@ -150,7 +184,9 @@ class NodeTls:
 
     ca_file: Path | None = None
     # The name to ask for and to check; default: the node's host.
-    server_name: str | None = None
+    server_name: str | None = attrs.field(
+        default=None, converter=_lower, validator=validators.optional(_host_name)
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -181,6 +217,17 @@ class Upstream:
     # What a client gets when there is nobody to ask.  nginx 502, HAProxy 503; 500 is what
     # deepstream's documentation asks of its proxy.
     unavailable_status: int = attrs.field(default=500, validator=_one_of(500, 502, 503, 504))
+
+    def __attrs_post_init__(self) -> None:
+        faults = _repeated([(f"nodes[{i}]", node.address) for i, node in enumerate(self.nodes)])
+        if self.tls is not None and self.tls.server_name is None:
+            faults += [
+                (f"nodes[{i}]", "a unix socket has no name to check: tls needs server_name")
+                for i, node in enumerate(self.nodes)
+                if node.address.path
+            ]
+        if faults:
+            raise Invalid(*faults)
 
 
 @attrs.frozen(kw_only=True)
@@ -251,8 +298,8 @@ class Config:
     listeners: tuple[Listener, ...] = attrs.field(validator=validators.min_len(1))
     routes: tuple[Route, ...] = attrs.field(validator=validators.min_len(1))
     upstreams: dict[str, Upstream]
-    # nginx 1; more than one process is not supported by this version
-    workers: int = attrs.field(default=1, validator=_within(1, 1))
+    # nginx 1
+    workers: int = attrs.field(default=1, validator=_only_one_worker)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     limits: Limits = attrs.field(factory=Limits)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
@@ -279,7 +326,8 @@ class Config:
 
     def _duplicates(self) -> list[tuple[str, str]]:
         routes = [
-            (f"routes[{i}]", (r.listener, r.host, r.path, r.prefix))
+            # One path may be a WebSocket here and a plain request there.
+            (f"routes[{i}]", (r.listener, r.host, r.path, r.prefix, bool(r.path and r.websocket)))
             for i, r in enumerate(self.routes)
         ]
         names = [(f"listeners[{i}].name", x.name) for i, x in enumerate(self.listeners) if x.name]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import attrs
 import trio
@@ -24,10 +25,8 @@ from proxy.errors import (
 
 from .transport import SocketTransport, TlsTransport
 
-#: Failures of this machine, not of the node: no descriptors, no ports, no memory.
-_OURS = frozenset(
-    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN)
-)
+#: Failures of this machine, not of the node: no descriptors, no memory.
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 @attrs.frozen
@@ -49,14 +48,14 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
         sock = await _connect(address)
         if security is None:
             return SocketTransport(sock)
-        transport = TlsTransport(sock, security.context, security.server_name)
         try:
+            transport = TlsTransport(sock, security.context, security.server_name)
             await transport.do_handshake()
         except trio.BrokenResourceError as exc:
-            transport.close()
+            sock.close()
             raise NodeTlsError(str(address), _tls_reason(exc)) from exc
         except BaseException:
-            transport.close()
+            sock.close()
             raise
         return transport
 
@@ -64,28 +63,53 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
 async def _connect(address: Address) -> socket.socket:
     if address.path:
         return await _connect_one(socket.AF_UNIX, address.path)
-    # Numeric addresses are answered without a thread.
-    found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    for index, (family, _, _, _, target) in enumerate(found):
-        try:
-            return await _connect_one(family, target)
-        except OSError:
-            if index == len(found) - 1:
-                raise
-    raise AssertionError("getaddrinfo returns at least one address or raises")
+    if (family := _numeric_family(address.host)) is None:
+        return await _connect_by_name(address)
+    # Trio's Happy Eyeballs would cost a nursery and a task for an address that has no second.
+    sock = await _connect_one(family, (address.host, address.port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    keep_alive(sock)
+    return sock
+
+
+def _numeric_family(host: str) -> int | None:
+    try:
+        version = ipaddress.ip_address(host.partition("%")[0]).version
+    except ValueError:
+        return None
+    return socket.AF_INET6 if version == 6 else socket.AF_INET
+
+
+async def _connect_by_name(address: Address) -> socket.socket:
+    try:
+        stream = await trio.open_tcp_stream(address.host, address.port)
+    except OSError as exc:
+        # Of several addresses that all failed Trio makes one error, with a group for its cause.
+        if isinstance(exc.__cause__, BaseExceptionGroup):
+            first = exc.__cause__.exceptions[0]
+            if isinstance(first, OSError):
+                raise first from exc
+        raise
+    sock = adopt(stream.socket)
+    keep_alive(sock)
+    return sock
 
 
 async def _connect_one(family: int, target: object) -> socket.socket:
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         await sock.connect(target)
     except BaseException:
         sock.close()
         raise
     return adopt(sock)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice, in the end, a peer that was cut off."""
+    with suppress(OSError):
+        # macOS refuses on a connection that has ended already.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def adopt(sock: trio.socket.SocketType) -> socket.socket:

@@ -93,9 +93,8 @@ class ClientHttp(_Http):
         super().__init__(stream, _server(limits))
         self._limits = limits
         self._unread = b""
-        #: Bytes of a head have come that is not whole.
-        self.began = False
-        self._head_only = False
+        #: The current request as h11 read it, also if it was refused then.
+        self.request: h11.Request | None = None
 
     async def _receive(self) -> bytes:
         with _client_gone():
@@ -106,21 +105,24 @@ class ClientHttp(_Http):
         with _client_gone():
             await self._send(event)
 
-    async def read_request(self) -> h11.Request | None:
-        """Return the next request's head, its target in origin form; None if the client hung up.
+    async def wait_request(self) -> bool:
+        """Wait for the first byte of a request; return False if the client hung up instead."""
+        if not self._unread:
+            self._unread = await self._receive()
+        return bool(self._unread)
+
+    async def read_request(self) -> h11.Request:
+        """Return the next request's head, its target in origin form.
 
         Raises:
             BadRequest: or what else refuses a head.
         """
         buffer = bytearray(self._unread)
         while (end := find_head(buffer, self._limits)) is None:
-            self.began = bool(buffer)
             data = await self._receive()
             if not data:
-                return None
+                raise ClientGone("It hung up within a request head.")
             buffer += data
-        self.began = False
-        self._head_only = buffer.startswith(b"HEAD ")
         check_head(bytes(buffer[:end]), self._limits)
         self.conn.receive_data(bytes(buffer))
         try:
@@ -128,15 +130,17 @@ class ClientHttp(_Http):
         except h11.RemoteProtocolError as exc:
             raise _refusal(exc) from exc
         assert isinstance(request, h11.Request)
-        target = check_request(
-            request.method, request.target, request.http_version, request.headers.raw_items()
-        )
-        return h11.Request(
-            method=request.method,
-            target=target,
-            headers=request.headers,
-            http_version=request.http_version,
-        )
+        self.request = request
+        headers = request.headers.raw_items()
+        target = check_request(request.method, request.target, request.http_version, headers)
+        if target != request.target:
+            self.request = h11.Request(
+                method=request.method,
+                target=target,
+                headers=request.headers,
+                http_version=request.http_version,
+            )
+        return self.request
 
     async def read_body(self) -> bytes | None:
         """Return the next piece of the request's body, None at its end.
@@ -145,7 +149,8 @@ class ClientHttp(_Http):
             BadRequest: its framing is broken, or the client hung up within it.
         """
         if self.conn.they_are_waiting_for_100_continue:
-            await self.send(h11.InformationalResponse(status_code=100, headers=[]))
+            go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            await self.send(go_on)
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as exc:
@@ -158,6 +163,7 @@ class ClientHttp(_Http):
             return False
         self._unread = self.early_data()
         self.conn = _server(self._limits)
+        self.request = None
         return True
 
     async def refuse(self, refusal: Refusal, request_id: str) -> None:
@@ -182,7 +188,7 @@ class ClientHttp(_Http):
         if refusal.closes or not self._has_whole_request():
             headers.append((b"Connection", b"close"))
         await self.send(h11.Response(status_code=refusal.status, headers=headers, reason=reason))
-        if not self._head_only:
+        if self.request is None or self.request.method != b"HEAD":
             await self.send(h11.Data(data=body))
         await self.send(h11.EndOfMessage())
 

@@ -17,7 +17,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import Listener
 
-from .dial import adopt
+from .dial import adopt, keep_alive
 from .transport import SocketTransport
 
 
@@ -33,15 +33,16 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
         stream = await self._sockets.accept()
         sock = adopt(stream.socket)
         if sock.family != socket.AF_UNIX:
-            # A peer that was cut off is noticed in the end, whatever else is configured.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(sock)
         return SocketTransport(sock)
 
     async def aclose(self) -> None:
-        await self._sockets.aclose()
-        if self.address.path:
-            with suppress(OSError):
-                os.unlink(self.address.path)
+        try:
+            await self._sockets.aclose()
+        finally:
+            if self.address.path:
+                with suppress(OSError):
+                    os.unlink(self.address.path)
 
 
 async def open_listeners(config: Listener) -> list[TransportListener]:

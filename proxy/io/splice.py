@@ -19,6 +19,7 @@ one `recv` worth of bytes and the frames injected meanwhile, per direction.
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from typing import Final
 
 import outcome
@@ -48,10 +49,14 @@ class Splicer:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for fd, events in poll(0, _BATCH):
-                    # A leg may have gone since, with its session, through another leg's event.
-                    if leg := legs.get(fd):
-                        leg.ready(events)
+                left = _BATCH
+                # What has come meanwhile is taken along: a way through Trio costs several messages.
+                while left > 0 and (ready := poll(0, left)):
+                    left -= len(ready)
+                    for fd, events in ready:
+                        # A leg may have gone since, with its session, in another leg's turn.
+                        if leg := legs.get(fd):
+                            leg.ready(events)
         finally:
             for leg in legs.values():
                 leg.events = 0
@@ -79,8 +84,9 @@ class Splicer:
             self.legs[fd] = leg
         elif not events:
             # Even with no events asked for, epoll would go on about a broken connection.
-            self._epoll.unregister(fd)
             del self.legs[fd]
+            with suppress(OSError):
+                self._epoll.unregister(fd)
         else:
             self._epoll.modify(fd, events)
         leg.events = events
@@ -104,6 +110,9 @@ class SplicedLeg:
     def ready(self, events: int) -> None:
         """Do what can be done; a bug here ends this session, not the others."""
         try:
+            if events == select.EPOLLIN == self.events:
+                self.read()
+                return
             # An error or a hang-up is found by doing what was waited for.
             if events & ~select.EPOLLIN and self.events & select.EPOLLOUT:
                 self._flush()

@@ -30,6 +30,8 @@ CHUNK: Final = 64 * 1024
 #: What a buffer for `recv_into` needs to take all that can come of one call: a chunk, and what was
 #: left of a TLS record (at most 16 KiB and a bit) before it.
 BUFFER: Final = CHUNK + 32 * 1024
+#: How much a TLS peer may make us say that no application has sent.
+MAX_UNASKED: Final = 64 * 1024
 #: Shared by all transports: between a `recv` into it and the use of what came there is no `await`.
 _CIPHERTEXT: Final = memoryview(bytearray(CHUNK))
 
@@ -189,7 +191,9 @@ class TlsTransport(SocketTransport):
                     await self._send_ciphertext()
                 raise trio.BrokenResourceError("TLS handshake failed") from exc
             else:
-                await self._send_ciphertext()
+                # What a server of TLS 1.3 has left are tickets: they go with its first answer.
+                if not self.tls.server_side or self.tls.version() != "TLSv1.3":
+                    await self._send_ciphertext()
                 # A request that came in one segment with the end of the handshake.
                 self._more = self._incoming.pending > 0
                 return
@@ -207,17 +211,12 @@ class TlsTransport(SocketTransport):
         while True:
             try:
                 with _broken():
-                    return self._read_network()
+                    received = self.sock.recv_into(_CIPHERTEXT)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self.sock)
-
-    def _read_network(self) -> bool:
-        received = self.sock.recv_into(_CIPHERTEXT)
-        if received:
-            self._incoming.write(_CIPHERTEXT[:received])
-        else:
-            self._incoming.write_eof()
-        return received > 0
+            else:
+                self._incoming.write(_CIPHERTEXT[:received])
+                return received > 0
 
     def recv_into(self, buffer: memoryview) -> int:
         """Receive without waiting; return the number of bytes, 0 at the end of the stream.
@@ -233,27 +232,39 @@ class TlsTransport(SocketTransport):
             return filled
         if self._ended:
             return 0
-        self._read_network()
+        received = self.sock.recv_into(_CIPHERTEXT)
+        if not received:
+            self._incoming.write_eof()
+        else:
+            self._incoming.write(_CIPHERTEXT[:received])
         filled = self._decrypt(buffer)
+        if self._outgoing.pending:
+            self._answer_key_updates()
         if not filled and not self._ended:
             raise BlockingIOError
         return filled
+
+    def _answer_key_updates(self) -> None:
+        """Send what TLS itself has to say to what was read, and bound it (RFC 8446 section 4.6.3).
+
+        Raises:
+            OSError: the peer asks and asks, and does not read the answers.
+        """
+        if not self.flush() and len(self.backlog) > MAX_UNASKED:
+            raise OSError(errno.ENOBUFS, "too many TLS key updates")
 
     def _decrypt(self, buffer: memoryview) -> int:
         size = len(buffer)
         filled = 0
         self._more = False
         try:
-            while True:
-                # With a buffer it returns a count, which typeshed does not say of SSLObject.
+            # With a buffer it returns a count, which typeshed does not say of SSLObject.
+            filled = count = cast("int", self.tls.read(size, buffer))
+            while count and filled < size and self._incoming.pending:
                 count = cast("int", self.tls.read(size - filled, buffer[filled:]))
                 filled += count
-                if filled == size or not count:
-                    self._more = filled == size
-                    self._ended = not count
-                    break
-                if not self._incoming.pending:
-                    break
+            self._ended = not count
+            self._more = filled == size
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -269,7 +280,17 @@ class TlsTransport(SocketTransport):
         """
         if data:
             self.tls.write(data)
-        return super().send(self._outgoing.read())
+        ciphertext = self._outgoing.read()
+        if self.backlog:
+            return super().send(ciphertext)
+        try:
+            sent = self.sock.send(ciphertext)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(ciphertext):
+            return True
+        self.backlog = ciphertext[sent:]
+        return False
 
     def flush(self) -> bool:
         """Send what is left, of the handshake and of alerts too; return whether all is out.
@@ -278,7 +299,7 @@ class TlsTransport(SocketTransport):
             OSError: the connection is broken.
         """
         if self._outgoing.pending:
-            return super().send(self._outgoing.read())
+            return self.send(b"")
         return super().flush()
 
     async def send_eof(self) -> None:
@@ -302,6 +323,8 @@ async def hang_up(transport: SocketTransport) -> None:
             await trio.lowlevel.wait_writable(transport.sock)
         await transport.send_eof()
         while True:
+            # Whoever sends and sends would otherwise keep all others waiting.
+            await trio.lowlevel.checkpoint()
             try:
                 if not transport.sock.recv_into(_CIPHERTEXT):
                     return

@@ -47,8 +47,9 @@ class Record:
     tls_time: float | None = None
     head_time: float | None = None
     dial_time: float | None = None
-    #: From the connection to the node's answer.
+    #: From the handshake's way to the node that answered, to its answer.
     upgrade_time: float | None = None
+    #: A session's from its 101 on; a request's from its first byte on.
     session_time: float | None = None
 
     def take(self, tunnel: Tunnel) -> None:

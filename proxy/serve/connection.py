@@ -157,33 +157,58 @@ class Exchange:
     async def run(self, deadline: float) -> Established | None:
         """Serve the request; return what is established if it makes a WebSocket.
 
+        `deadline` is that of its first byte and, on a new connection, of its whole head.
+
         Raises:
             ClientGone: nobody is left to serve.
         """
+        record = self._record
         established = None
         try:
-            try:
-                request = await self._read_request(deadline)
-                with self._service.exchange():
-                    established = await self._answer(request)
-            except (Refusal, ClientGone):
-                raise
-            except Exception as bug:
-                LOG.exception("bug", extra={"id": self._record.id})
-                raise InternalError from bug
-        except Refusal as refusal:
-            self._note(refusal)
-            with trio.move_on_after(self._timeouts.linger):
-                await self._http.refuse(refusal, self._record.id)
+            await self._wait(deadline)
+            if not self._first:
+                deadline = trio.current_time() + self._timeouts.handshake
+            with self._service.exchange():
+                established = await self._serve(deadline)
         except ClientGone as gone:
-            self._record.ended_by = "client"
-            self._record.detail = self._record.detail or str(gone)
+            record.ended_by, record.detail = "client", record.detail or str(gone)
+            raise
+        except trio.Cancelled:
+            record.ended_by, record.ending = "proxy", "cancelled"
             raise
         finally:
             # That somebody hangs up between two requests is no news.
-            if established is None and (self._first or self._record.status):
-                self._service.on_record(self._record)
+            if established is None and (self._first or record.status):
+                self._service.on_record(record)
         return established
+
+    async def _wait(self, deadline: float) -> None:
+        with trio.move_on_at(deadline) as scope:
+            if not await self._http.wait_request():
+                raise ClientGone("It hung up before a request.")
+        if scope.cancelled_caught:
+            raise ClientGone("It sent no request in time.")
+
+    async def _serve(self, deadline: float) -> Established | None:
+        """Read, answer and account for a request whose first byte is there."""
+        started = trio.current_time()
+        try:
+            request = await self._read_head(deadline)
+            self._record.head_time = trio.current_time() - started
+            return await self._answer(request)
+        except ClientGone:
+            raise
+        except Refusal as exc:
+            refusal = exc
+        except Exception:
+            LOG.exception("bug", extra={"id": self._record.id})
+            refusal = InternalError()
+        finally:
+            self._record.session_time = trio.current_time() - started
+        self._note(refusal)
+        with trio.move_on_after(self._timeouts.linger):
+            await self._http.refuse(refusal, self._record.id)
+        return None
 
     def _note(self, refusal: Refusal) -> None:
         if not self._record.status:
@@ -191,23 +216,17 @@ class Exchange:
         self._record.token, self._record.detail = refusal.token, refusal.detail
         self._record.ended_by = "proxy"
 
-    async def _read_request(self, deadline: float) -> h11.Request:
-        started = trio.current_time()
-        request = None
-        with trio.move_on_at(deadline) as scope:
-            request = await self._http.read_request()
-        if scope.cancelled_caught:
-            if self._http.began:
-                raise RequestTimeout("The request head was not complete in time.")
-            raise ClientGone("It sent no request in time.")
-        if request is None:
-            raise ClientGone("It hung up before a request.")
-        record = self._record
-        record.head_time = trio.current_time() - started
-        record.method = request.method.decode()
-        record.host = (get(request.headers, b"host") or b"").decode()
-        record.target = request.target.decode()
-        return request
+    async def _read_head(self, deadline: float) -> h11.Request:
+        try:
+            with trio.move_on_at(deadline):
+                return await self._http.read_request()
+        finally:
+            if (request := self._http.request) is not None:
+                record = self._record
+                record.method = request.method.decode()
+                record.host = (get(request.headers, b"host") or b"").decode("latin-1")
+                record.target = request.target.decode()
+        raise RequestTimeout("The request head was not complete in time.")
 
     async def _answer(self, request: h11.Request) -> Established | None:
         """Route the request and have it answered: here, by a node, or with a session."""
@@ -248,7 +267,6 @@ class Exchange:
         # h11 sees the end of the request before it lets go of HTTP.
         while await self._http.read_body() is not None:
             raise AssertionError("a handshake was checked to have no body")
-        started = trio.current_time()
         upstream = self._service.upstreams[route.upstream]
         facts = self._facts()
 
@@ -257,7 +275,6 @@ class Exchange:
 
         reached = await reach(self._service, upstream, ask, self._record)
         async with reached.resources as resources:
-            self._record.upgrade_time = trio.current_time() - started
             node, answer = reached.answer
             if isinstance(answer, h11.Response):
                 if answer.status_code >= 500:
@@ -266,6 +283,8 @@ class Exchange:
                 await relay_response(node, answer, self._http, self._record, limit=limit)
                 return None
             reached.node.answered()
+            if self._service.draining:
+                raise Draining
             early = (self._http.early_data(), node.early_data())
             self._record.status = 101
             await self._http.send(answer)
@@ -277,12 +296,14 @@ class Exchange:
     ) -> tuple[NodeHttp, Answer]:
         """Ask one node for the upgrade; return its refusal, or the client's 101."""
         node = await attempt.dial()
+        started = trio.current_time()
         response: Answer | None = None
         with trio.move_on_after(attempt.limit(self._timeouts.upgrade)):
             await node.send(handshake.node_request(upgrade, facts))
             response = await node.read_response()
         if response is None:
             raise ResponseTimeout(node.node)
+        self._record.upgrade_time = trio.current_time() - started
         if response.status_code == 101:
             return node, handshake.client_response(upgrade, response.headers.raw_items(), node.node)
         if response.status_code in (502, 503, 504) and attempt.others:

@@ -147,9 +147,15 @@ class Forward:
             if sent > self._config.limits.body_bytes:
                 raise BodyTooLarge
             self._record.bytes_from_client = sent
-            await node.send(h11.Data(data=piece))
-        await node.send(h11.EndOfMessage())
+            await self._send_piece(node, h11.Data(data=piece))
+        await self._send_piece(node, h11.EndOfMessage())
         self._start_waiting()
+
+    async def _send_piece(self, node: NodeHttp, event: h11.Event) -> None:
+        with trio.move_on_after(self._config.timeouts.body) as scope:
+            await node.send(event)
+        if scope.cancelled_caught:
+            raise ResponseTimeout(node.node, "The node has stopped reading.")
 
     async def _read_piece(self) -> bytes | None:
         with trio.move_on_after(self._config.timeouts.body):

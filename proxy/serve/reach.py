@@ -94,9 +94,12 @@ async def reach(
             try:
                 answer = await ask(attempt)
             except NodeError as exc:
-                upstream.note(node, exc, trio.current_time())
                 error = exc
-                if not repeatable(exc) or trio.current_time() >= deadline:
+                late = trio.current_time() >= deadline
+                if not late or len(tried) == 1:
+                    # The last of several may just have had too little time left.
+                    upstream.note(node, exc, trio.current_time())
+                if late or not repeatable(exc):
                     raise
             else:
                 return Reached(node, answer, resources.pop_all())

@@ -49,10 +49,18 @@ class Server:
         self._stop = trio.Event()
         self._connections = 0
         self._shedding = 0
+        self._full = False
 
     def address(self, name: str = "") -> Address:
-        """Return where a listener is bound, by its name; the first one without."""
-        return next(bound.address for bound in self.bound if not name or bound.name == name)
+        """Return where a listener is bound, by its name; the first one without.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        for bound in self.bound:
+            if not name or bound.name == name:
+                return bound.address
+        raise KeyError(f"no listener is called {name!r}")
 
     def shut_down(self) -> None:
         """Begin the orderly end: `serve` returns when all is drained, or at the deadline."""
@@ -115,9 +123,14 @@ class Server:
     async def _handle(self, listener: TransportListener, transport: SocketTransport) -> None:
         """Serve one connection, and let no error of its out: this is the boundary."""
         limits = self.config.limits
-        surplus = self._connections >= limits.connections
+        surplus = self._connections - self._shedding >= limits.connections
+        if surplus != self._full:
+            self._full = surplus
+            extra = {"connections": limits.connections}
+            LOG.warning(
+                "connection limit reached" if surplus else "below connection limit", extra=extra
+            )
         if surplus and self._shedding >= limits.shedding:
-            LOG.warning("connection limit", extra={"connections": self._connections})
             return
         self._connections += 1
         self._shedding += surplus
@@ -180,8 +193,15 @@ async def open_proxy(config: Config, *, on_record: OnRecord | None = None) -> As
         ConfigError: a certificate, key or CA file cannot be used.
         OSError: an address cannot be bound.
     """
+    server = Server(config, on_record)
+    error: Exception | None = None
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(serve, config, on_record=on_record))
-        assert isinstance(server, Server)
-        yield server
+        # An error of the block, or of binding, is the caller's own: it leaves without a group.
+        try:
+            await nursery.start(server.run)
+            yield server
+        except Exception as exc:
+            error = exc
         server.shut_down()
+    if error is not None:
+        raise error

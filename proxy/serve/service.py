@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -88,12 +89,22 @@ class Service:
         return PumpRelay(client, node, tunnel, close_timeout=timeout)
 
     async def run_splicer(self) -> None:
-        """Serve sessions over sockets the fast way, for as long as this runs."""
+        """Serve sessions over sockets the fast way, for as long as this runs.
+
+        Where there is no epoll there is no fast way, and this returns.
+        """
+        if not hasattr(select, "epoll"):
+            return
         self._splicer = Splicer()
         try:
             await self._splicer.run()
         finally:
             self._splicer = None
+
+    @property
+    def busy(self) -> int:
+        """How many requests and sessions are under way."""
+        return self._exchanges
 
     @contextmanager
     def exchange(self) -> Iterator[None]:

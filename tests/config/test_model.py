@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from proxy.config.model import (
     ListenerTls,
     Log,
     Node,
+    NodeTls,
     Rest,
     Route,
     Shutdown,
@@ -163,7 +165,7 @@ def test_names_must_be_there() -> None:
         (route("/a"), True),
         (route("/A"), False),
         (route("/a", host="h"), False),
-        (route("/a", websocket=True), True),
+        (route("/a", websocket=True), False),
         (Route(prefix="/a", upstream="one"), False),
     ],
 )
@@ -210,7 +212,39 @@ def test_listeners_that_are_the_same(listeners: list[Listener], faults: list[str
     assert [key for key, _ in caught.value.faults] == faults
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Route(path="/a", upstream="one", host="a.example:443"),
+        lambda: Route(path="/a", upstream="one", host="*.example"),
+        lambda: Route(path="/a", upstream="one", host="[::1]"),
+        lambda: Route(path="/a", upstream="one", origins=("https://a.example",)),
+        lambda: Route(path="/a", upstream="one", websocket=True, origins=("https://a.example/",)),
+        lambda: Route(path="/a", upstream="one", websocket=True, origins=("a.example",)),
+        lambda: Node(address=Address(host="a", port=0)),
+        lambda: Upstream(nodes=(Node(address=Address(host="a", port=1)),) * 2),
+        lambda: Upstream(nodes=(Node(address=Address(path="/s")),), tls=NodeTls()),
+        lambda: NodeTls(server_name=".example"),
+        lambda: Timeouts(dial=float("inf")),
+        lambda: Listener(bind=Address(host="a", port=1), backlog=2**31),
+    ],
+)
+def test_what_could_never_work(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError):
+        make()
+
+
+@pytest.mark.parametrize("host", ["a", "RT.example.org", "192.0.2.7", "::1", "a_b-c.d"])
+def test_hosts(host: str) -> None:
+    assert Route(path="/a", upstream="one", host=host).host == host.lower()
+
+
+@pytest.mark.parametrize("origin", ["https://a.example", "http://[::1]:8080", "null"])
+def test_origins(origin: str) -> None:
+    Route(path="/a", upstream="one", websocket=True, origins=(origin,))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_worker_in_this_version(workers: int) -> None:
-    with pytest.raises(ValueError, match=f"must be from 1 to 1, not {workers}"):
+    with pytest.raises(ValueError, match="only 1 is supported by this version"):
         config(route(), workers=workers)

@@ -80,7 +80,8 @@ async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ("number", "error"),
     [
         (errno.EMFILE, Full),
-        (errno.EADDRNOTAVAIL, Full),
+        (errno.ENOMEM, Full),
+        (errno.EADDRNOTAVAIL, DialError),
         (errno.EHOSTUNREACH, DialError),
         (errno.ECONNRESET, DialError),
         (errno.ETIMEDOUT, DialTimeout),

@@ -82,10 +82,54 @@ async def test_errors_do_not_quote_the_request() -> None:
 
 async def test_client_that_hangs_up_before_a_request() -> None:
     send, http, _ = client()
-    await send.send_all(GET[:10])
     await send.aclose()
 
-    assert await http.read_request() is None
+    assert not await http.wait_request()
+
+
+async def test_client_that_hangs_up_within_a_head() -> None:
+    send, http, _ = client()
+    await send.send_all(GET[:10])
+    await send.aclose()
+    assert await http.wait_request()
+    with pytest.raises(ClientGone):
+        await http.read_request()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HEAD / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+    ],
+)
+async def test_malformed_head_requests_are_refused(data: bytes) -> None:
+    send, http, peer = client()
+    await send.send_all(data)
+    with pytest.raises(BadRequest) as caught:
+        await http.read_request()
+    await http.refuse(caught.value, "id")
+
+    assert (await peer.receive_some()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_refusal_behind_a_head_request_has_a_body() -> None:
+    send, http, peer = client()
+    await send.send_all(GET.replace(b"GET", b"HEAD") + b"GET / HTTP/1.1\r\n\r\n")
+    await http.read_request()
+    await http.refuse(NoRoute(), "id")
+    assert http.next_request()
+    await peer.receive_some()
+    with pytest.raises(BadRequest) as caught:
+        await http.read_request()
+    await http.refuse(caught.value, "id")
+    await http.stream.aclose()
+    answer = b""
+    while data := await peer.receive_some():
+        answer += data
+
+    assert answer.endswith(b" (id)\n")
 
 
 async def test_body_pieces_and_the_request_behind_it() -> None:

@@ -51,6 +51,7 @@ async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) 
             await pairs[1][0][0].send_all(ping)
 
             assert await pairs[1][1][1].receive_some() == ping
+            await trio.testing.wait_all_tasks_blocked()
             assert len(failed) == 1
             assert len(splicer.legs) == 2
             nursery.cancel_scope.cancel()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
 
-from proxy.io.transport import BUFFER, SocketTransport, TlsTransport, hang_up
+from proxy.io.transport import BUFFER, MAX_UNASKED, SocketTransport, TlsTransport, hang_up
 
 from .rig import LIMIT, socket_pair, tcp_pair, tls_pair
 
@@ -172,6 +173,61 @@ async def test_hanging_up_delivers_what_was_sent_though_something_is_unread() ->
 
     assert received == b"the last word"
     assert transport.sock.fileno() == -1
+
+
+async def test_hanging_up_on_a_flood_lets_others_go_on() -> None:
+    transport, peer = socket_pair()
+    turns = 0
+
+    async def flood() -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await peer.send_all(b"x" * 65536)
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            nursery.start_soon(other)
+            with trio.move_on_after(0.05) as scope:
+                await hang_up(transport)
+            nursery.cancel_scope.cancel()
+    peer.close()
+
+    assert scope.cancelled_caught
+    assert turns > 10
+
+
+async def test_what_tls_itself_has_to_say_is_sent_and_bounded(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    """As of a peer that asks for a new key with every record, and reads no answer."""
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        buffer = memoryview(bytearray(BUFFER))
+        answer = b"a" * 4096
+        with pytest.raises(OSError, match="key updates"):
+            await ask_for_ever(client, server, answer, buffer)
+
+        assert len(server.backlog) <= MAX_UNASKED + len(answer)
+        await trio.aclose_forcefully(client)
+        server.close()
+
+
+async def ask_for_ever(
+    client: trio.abc.Stream, server: TlsTransport, answer: bytes, buffer: memoryview
+) -> None:
+    while True:
+        await client.send_all(b"x")
+        await trio.lowlevel.wait_readable(server.sock)
+        server._outgoing.write(answer)
+        assert server.recv_into(buffer) == 1
+        assert not server._outgoing.pending
 
 
 async def test_hanging_up_says_close_notify(

@@ -150,6 +150,45 @@ async def test_surplus_and_draining(autojump_clock: Clock) -> None:
         assert world.dialled == []
 
 
+async def test_handshake_that_is_at_a_node_when_the_drain_begins(autojump_clock: Clock) -> None:
+    """No 101 that would be followed by a Close: the client resets its back-off on a 101."""
+    async with open_world() as world:
+
+        async def node(stream: trio.abc.Stream) -> None:
+            await read_head(stream)
+            world.service.draining = True
+            await stream.send_all(ACCEPTED)
+            await read_all(stream)
+
+        world.nodes["node-a"] = node
+        answer = await world.ask(UPGRADE)
+
+        assert (status(answer), token(answer)) == (503, "proxy_internal_response")
+
+
+async def test_second_request_has_the_same_time_for_its_head(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+        world.nodes["node-a"] = Recorder(body=b"")
+        client = world.connect()
+        await client.send_all(get(b"/api"))
+        await client.receive_some()
+        await trio.sleep(30)
+        started = trio.current_time()
+        await client.send_all(b"GET /api")
+        answer = await read_all(client)
+
+        assert status(answer) == 408
+        assert trio.current_time() - started == pytest.approx(10)
+
+
+async def test_refused_requests_are_in_the_record(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+        await world.ask(get(b"/api/../secret"))
+
+        (record,) = world.records
+        assert (record.method, record.target) == ("GET", "/api/../secret")
+
+
 async def test_a_bug_is_a_500_and_a_traceback(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
 ) -> None:

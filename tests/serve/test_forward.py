@@ -200,6 +200,24 @@ async def test_body_that_stops_coming(autojump_clock: Clock) -> None:
         assert trio.current_time() - started == pytest.approx(60)
 
 
+async def test_node_that_stops_reading(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+
+        async def node(stream: trio.abc.Stream) -> None:
+            await read_head(stream)
+            world.streams[0].send_stream.send_all_hook = trio.sleep_forever
+            await trio.sleep_forever()
+
+        world.nodes["node-a"] = node
+        client = world.connect()
+        started = trio.current_time()
+        await client.send_all(request(b"POST", b"Content-Length: 6\r\n", b"abc"))
+        answer = await read_all(client)
+
+        assert (status(answer), token(answer)) == (504, "http_response_timeout")
+        assert trio.current_time() - started == pytest.approx(60)
+
+
 async def test_answer_that_is_cut_short_is_cut_short(autojump_clock: Clock) -> None:
     """Not a second answer, not a clean end: the client must see that something is missing."""
     async with open_world() as world:

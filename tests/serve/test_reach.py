@@ -97,6 +97,21 @@ async def test_resources_of_a_failed_attempt_are_closed(autojump_clock: Clock) -
         assert closed == ["node-a:1", "node-b:1"]
 
 
+async def test_who_had_too_little_time_is_not_blamed(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+
+        async def ask(attempt: Attempt) -> None:
+            await trio.sleep(attempt.limit(8.0))
+            raise DialRefused(attempt.node.name)
+
+        with pytest.raises(DialRefused):
+            await reach(world.service, world.service.upstreams["nodes"], ask, fresh())
+
+        # 8 of 10 seconds for the first, 2 for the second.
+        nodes = world.service.upstreams["nodes"].nodes
+        assert [node.rests_until > 0 for node in nodes] == [True, False]
+
+
 async def test_limits_shrink_with_the_deadline(autojump_clock: Clock) -> None:
     async with open_world() as world:
         limits: list[float] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 import trio
 import trio.testing
@@ -83,6 +85,17 @@ async def test_drain_of_nothing_takes_no_time(autojump_clock: Clock) -> None:
         await world.service.drain()
 
         assert trio.current_time() == 0
+
+
+async def test_without_epoll_all_are_pumped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "epoll")
+    async with open_world() as world:
+        await world.service.run_splicer()
+        sockets: tuple[SocketTransport, SocketTransport] = socket_pair()
+
+        assert isinstance(world.service.relay(*sockets, Tunnel()), PumpRelay)
+        for transport in sockets:
+            transport.close()
 
 
 async def test_ids_are_unique(autojump_clock: Clock) -> None:

@@ -56,6 +56,8 @@ class World:
         self.records: list[Record] = []
         self.dialled: list[str] = []
         self.nodes: dict[str, Node] = {}
+        #: The proxy's ends of the connections to nodes.
+        self.streams: list[Peer] = []
         self.nursery = nursery
         self.service = Service(parse_config(config), on_record=self.records.append)
         self.service.dial = self._dial  # type: ignore[method-assign]  # what a test is about
@@ -67,6 +69,7 @@ class World:
         if serve is None:
             raise DialRefused(str(address))
         near, far = trio.testing.memory_stream_pair()
+        self.streams.append(near)
 
         async def run() -> None:
             try:
