@@ -23,7 +23,8 @@ from proxy.errors import (
     NodeTlsError,
 )
 
-from .transport import SocketTransport, TlsTransport
+from .tls import TlsTransport
+from .transport import SocketTransport
 
 #: Failures of this machine, not of the node: no descriptors, no memory.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))

@@ -7,8 +7,7 @@ that came early, for a WebSocket.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import h11
 import trio
@@ -97,13 +96,17 @@ class ClientHttp(_Http):
         self.request: h11.Request | None = None
 
     async def _receive(self) -> bytes:
-        with _client_gone():
+        try:
             return await super()._receive()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ClientGone(str(exc)) from exc
 
     async def send(self, event: h11.Event) -> None:
         """Send an event; afterwards, if that was cut short, nothing more can be sent."""
-        with _client_gone():
+        try:
             await self._send(event)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ClientGone(str(exc)) from exc
 
     async def wait_request(self) -> bool:
         """Wait for the first byte of a request; return False if the client hung up instead."""
@@ -251,14 +254,6 @@ class NodeHttp(_Http):
         except (h11.RemoteProtocolError, trio.BrokenResourceError) as exc:
             raise BadResponse(self.node, "The node's answer was cut short.") from exc
         return bytes(event.data) if isinstance(event, h11.Data) else None
-
-
-@contextmanager
-def _client_gone() -> Iterator[None]:
-    try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        raise ClientGone(str(exc)) from exc
 
 
 def _server(limits: HeadLimits) -> h11.Connection:

@@ -7,6 +7,7 @@ other side has taken everything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import trio
@@ -31,6 +32,8 @@ class PumpRelay(Relay):
         close_timeout: float,
     ) -> None:
         super().__init__(tunnel, close_timeout=close_timeout)
+        # Its deadline is set by the first event that ends the session.
+        self._closing = trio.CancelScope()
         self._streams = (client, node)
         # Bytes leave the tunnel's outbox under the lock of the stream they go to: in their order.
         self._locks = (trio.Lock(), trio.Lock())
@@ -63,7 +66,13 @@ class PumpRelay(Relay):
                 await self._streams[Side.NODE].aclose()
 
     def _wake(self) -> None:
+        self._start_clock()
         self._woken.set()
+
+    def _start_clock(self) -> None:
+        """Once the session is ending, give it `close_timeout` for that."""
+        if self.tunnel.ending and self._closing.deadline == math.inf:
+            self._closing.deadline = trio.current_time() + self._close_timeout
 
     async def _pump(self, side: Side) -> None:
         while not self.tunnel.legs[side].done:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import trio
-
 from proxy.wire.tunnel import Ending, Side, Tunnel
 
 
@@ -16,11 +14,11 @@ class Relay(ABC):
     the caller's to close, since how that ends is seen by people.
     """
 
+    __slots__ = ("_close_timeout", "tunnel")
+
     def __init__(self, tunnel: Tunnel, *, close_timeout: float) -> None:
         self.tunnel = tunnel
         self._close_timeout = close_timeout
-        # Its deadline is set by the first event that ends the session.
-        self._closing = trio.CancelScope()
 
     @abstractmethod
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:
@@ -36,7 +34,6 @@ class Relay(ABC):
     def close(self, ending: Ending, client_code: int, node_code: int, reason: str) -> None:
         """End the session with a Close to each side; `run` goes on until they have answered."""
         self.tunnel.close(ending, client_code, node_code, reason)
-        self._start_clock()
         self._wake()
 
     def ping(self, side: Side, payload: bytes) -> bool:
@@ -44,8 +41,3 @@ class Relay(ABC):
         sent = self.tunnel.ping(side, payload)
         self._wake()
         return sent
-
-    def _start_clock(self) -> None:
-        """Once the session is ending, give it `close_timeout` for that."""
-        if self.tunnel.ending and self._closing.deadline == float("inf"):
-            self._closing.deadline = trio.current_time() + self._close_timeout

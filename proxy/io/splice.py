@@ -156,6 +156,8 @@ class SplicedLeg:
 class Splice(Relay):
     """Relay a session in the splicer."""
 
+    __slots__ = ("_is_ending", "_legs", "_result", "_splicer", "_task")
+
     def __init__(
         self,
         splicer: Splicer,
@@ -172,14 +174,20 @@ class Splice(Relay):
             SplicedLeg(self, Side.NODE, node),
         )
         self._legs[0].peer, self._legs[1].peer = self._legs[1], self._legs[0]
+        #: The session's task while it is parked.
         self._task: trio.lowlevel.Task | None = None
         self._result: outcome.Outcome[None] | None = None
+        self._is_ending = False
 
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:
         try:
-            with self._closing:
-                self._start(early)
-                if self._result is None:
+            self._start(early)
+            # Nearly all sessions are here nearly all the time: a cancel scope would weigh more
+            # than all else that a parked session has.
+            while not (self.tunnel.ending or self._result):
+                await self._park()
+            with trio.move_on_after(self._close_timeout):
+                while not self._result:
                     await self._park()
             if self._result is None:
                 self.tunnel.give_up()
@@ -188,16 +196,19 @@ class Splice(Relay):
                 self._result.unwrap()
         finally:
             self._detach()
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _park(self) -> None:
         self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _unpark(self) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
             self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _start(self, early: tuple[bytes, bytes]) -> None:
         for leg in self._legs:
@@ -240,19 +251,22 @@ class Splice(Relay):
             self.settle()
 
     def settle(self) -> None:
-        """Follow the tunnel's state: what it has to send, the clock, what to wait for, the end."""
+        """Follow the tunnel's state: what it has to send, what to wait for, the end."""
         self._send_outboxes()
-        self._start_clock()
         self.rearm()
-        node = self._legs[Side.NODE].transport
+        client, node = self._legs
         if self.tunnel.legs[Side.NODE].done:
             # At once, whether all went out or not: a deepstream node that shuts down waits for it.
-            self._splicer.watch(self._legs[Side.NODE], 0)
-            node.close()
+            self._splicer.watch(node, 0)
+            node.transport.close()
         if self.tunnel.finished and not (
-            self._legs[Side.CLIENT].transport.backlog and not self.tunnel.legs[Side.CLIENT].gone
+            client.transport.backlog and not self.tunnel.legs[Side.CLIENT].gone
         ):
             self._end(outcome.Value(None))
+        elif self.tunnel.ending and not self._is_ending:
+            # The task has a clock to set.
+            self._is_ending = True
+            self._unpark()
 
     def _send_outboxes(self) -> None:
         # To fail on one side may be to have something to say to the other.
@@ -267,9 +281,7 @@ class Splice(Relay):
         if self._result is None:
             self._result = result
             self._detach()
-            if self._task is not None:
-                trio.lowlevel.reschedule(self._task)
-                self._task = None
+            self._unpark()
 
     def _detach(self) -> None:
         for leg in self._legs:

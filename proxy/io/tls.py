@@ -1,14 +1,197 @@
-"""TLS contexts, made from the configuration once and used for every connection."""
+"""TLS: contexts, made from the configuration once, and the transport that uses them.
+
+The transport runs TLS over two memory BIOs rather than a wrapped socket: one `recv` brings several
+records where an `SSLSocket` needs two reads for each, and one `send` carries several.
+"""
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
-from typing import Final
+from contextlib import suppress
+from typing import Final, cast
+
+import trio
 
 from proxy.config.model import Config, ListenerTls, NodeTls
 from proxy.errors import ConfigError
 
+from .transport import CHUNK, Bytes, SocketTransport, translated
+
+#: How much a TLS peer may make us say that no application has sent.
+MAX_UNASKED: Final = 64 * 1024
+#: What comes from the network: between a `recv` into it and its use there is no `await`.
+_CIPHERTEXT: Final = memoryview(bytearray(CHUNK))
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class TlsTransport(SocketTransport):
+    """A TCP or unix connection with TLS on it, as the server unless a `server_name` is given.
+
+    `server_name` is the name to ask for and to check as a client.
+    """
+
+    __slots__ = ("_ended", "_incoming", "_more", "_outgoing", "tls")
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None = None
+    ) -> None:
+        super().__init__(sock)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        #: There may be something to decrypt without reading from the network.
+        self._more = False
+        self._ended = False
+        self.tls = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_name is None,
+            server_hostname=server_name,
+        )
+
+    @property
+    def pending(self) -> bool:
+        return self._more
+
+    async def do_handshake(self) -> None:
+        """Shake hands.
+
+        Raises:
+            trio.BrokenResourceError: the peer hung up or is no TLS peer; the cause says which.
+        """
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._send_ciphertext()
+                if not await self._receive_ciphertext():
+                    raise trio.BrokenResourceError("closed during the TLS handshake") from None
+            except ssl.SSLError as exc:
+                # The alert tells the peer what was wrong.
+                with suppress(trio.BrokenResourceError):
+                    await self._send_ciphertext()
+                raise trio.BrokenResourceError("TLS handshake failed") from exc
+            else:
+                # What a server of TLS 1.3 has left are tickets: they go with its first answer.
+                if not self.tls.server_side or self.tls.version() != "TLSv1.3":
+                    await self._send_ciphertext()
+                # A request that came in one segment with the end of the handshake.
+                self._more = self._incoming.pending > 0
+                return
+
+    async def _send_ciphertext(self) -> None:
+        try:
+            while not self.flush():
+                await self.wait_send_all_might_not_block()
+        except OSError as exc:
+            raise translated(exc) from exc
+
+    async def _receive_ciphertext(self) -> bool:
+        """Wait for bytes from the network; return whether some came."""
+        while True:
+            try:
+                received = self.sock.recv_into(_CIPHERTEXT)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.sock)
+            except OSError as exc:
+                raise translated(exc) from exc
+            else:
+                self._incoming.write(_CIPHERTEXT[:received])
+                return received > 0
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Receive without waiting; return the number of bytes, 0 at the end of the stream.
+
+        What does not fit in `buffer` is there for the next call, though the socket may not be
+        readable any more: offer `BUFFER` bytes, or call until it raises `BlockingIOError`.
+
+        Raises:
+            BlockingIOError: nothing is there.
+            OSError: the connection is broken, or what came is not TLS.
+        """
+        if self._more and (filled := self._decrypt(buffer)):
+            return filled
+        if self._ended:
+            return 0
+        received = self.sock.recv_into(_CIPHERTEXT)
+        if not received:
+            self._incoming.write_eof()
+        else:
+            self._incoming.write(_CIPHERTEXT[:received])
+        filled = self._decrypt(buffer)
+        if self._outgoing.pending:
+            self._answer_key_updates()
+        if not filled and not self._ended:
+            raise BlockingIOError
+        return filled
+
+    def _answer_key_updates(self) -> None:
+        """Send what TLS itself has to say to what was read, and bound it (RFC 8446 section 4.6.3).
+
+        Raises:
+            OSError: the peer asks and asks, and does not read the answers.
+        """
+        if not self.flush() and len(self.backlog) > MAX_UNASKED:
+            raise OSError(errno.ENOBUFS, "too many TLS key updates")
+
+    def _decrypt(self, buffer: memoryview) -> int:
+        size = len(buffer)
+        filled = 0
+        self._more = False
+        try:
+            # With a buffer it returns a count, which typeshed does not say of SSLObject.
+            filled = count = cast("int", self.tls.read(size, buffer))
+            while count and filled < size and self._incoming.pending:
+                count = cast("int", self.tls.read(size - filled, buffer[filled:]))
+                filled += count
+            self._ended = not count
+            self._more = filled == size
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # With or without close_notify: WebSocket and HTTP framing show whether all has come.
+            self._ended = True
+        return filled
+
+    def send(self, data: Bytes) -> bool:
+        """Send without waiting; return whether all is out.  What is not, is in `backlog`.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        if data:
+            self.tls.write(data)
+        ciphertext = self._outgoing.read()
+        if self.backlog:
+            return super().send(ciphertext)
+        try:
+            sent = self.sock.send(ciphertext)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(ciphertext):
+            return True
+        self.backlog = ciphertext[sent:]
+        return False
+
+    def flush(self) -> bool:
+        """Send what is left, of the handshake and of alerts too; return whether all is out.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        if self._outgoing.pending:
+            return self.send(b"")
+        return super().flush()
+
+    async def send_eof(self) -> None:
+        """Say close_notify, then that nothing more comes."""
+        with suppress(OSError):
+            # Raises SSLWantReadError: the peer's own close_notify has not come yet.
+            self.tls.unwrap()
+        with suppress(OSError):
+            self.flush()
+        await super().send_eof()
 
 
 def listener_contexts(config: Config, source: str = "config") -> list[ssl.SSLContext | None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 import attrs
 
@@ -20,6 +19,28 @@ class NodeStatistics:
     sessions: int
     failures_in_a_row: int
     rests_until: float
+
+
+class Lease:
+    """One session's or request's hold on a node; also a context manager."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node: Node | None = node
+        node.sessions += 1
+
+    def release(self) -> None:
+        """Let go; once is enough, more often is no harm."""
+        if self.node is not None:
+            self.node.sessions -= 1
+            self.node = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Node:
@@ -62,14 +83,9 @@ class Node:
         self._failures = 0
         self._rests_until = 0.0
 
-    @contextmanager
-    def lease(self) -> Iterator[Node]:
-        """Hold on to it for one session or request."""
-        self.sessions += 1
-        try:
-            yield self
-        finally:
-            self.sessions -= 1
+    def lease(self) -> Lease:
+        """Hold on to it for one session or request, until the lease is released."""
+        return Lease(self)
 
     def statistics(self) -> NodeStatistics:
         return NodeStatistics(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import ssl
-from contextlib import AsyncExitStack
 
 import attrs
 import h11
@@ -33,7 +32,8 @@ from proxy.errors import (
     ResponseTimeout,
 )
 from proxy.io.http1 import ClientHttp, NodeHttp
-from proxy.io.transport import SocketTransport, TlsTransport, hang_up
+from proxy.io.tls import TlsTransport
+from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
@@ -53,8 +53,8 @@ class Established:
     node: trio.abc.Stream
     early: tuple[bytes, bytes]
     tunnel: Tunnel
-    #: The lease and the node's connection.
-    resources: AsyncExitStack
+    #: Has the lease and the node's connection.
+    attempt: Attempt
 
 
 @attrs.define
@@ -122,15 +122,17 @@ class Connection:
         started = trio.current_time()
         relay = self.service.relay(self.stream, established.node, tunnel)
         try:
-            async with established.resources:
-                with self.service.live(relay, record):
-                    await relay.run(established.early)
+            with self.service.live(relay, record):
+                await relay.run(established.early)
         finally:
             if not tunnel.ending:
                 tunnel.ending = "cancelled"
             record.session_time = trio.current_time() - started
             record.take(tunnel)
-            self.service.on_record(record)
+            try:
+                self.service.on_record(record)
+            finally:
+                await established.attempt.release()
 
     async def _hang_up(self) -> None:
         if isinstance(self.stream, SocketTransport):
@@ -168,7 +170,7 @@ class Exchange:
             await self._wait(deadline)
             if not self._first:
                 deadline = trio.current_time() + self._timeouts.handshake
-            with self._service.exchange():
+            with self._service.under_way:
                 established = await self._serve(deadline)
         except ClientGone as gone:
             record.ended_by, record.detail = "client", record.detail or str(gone)
@@ -273,23 +275,27 @@ class Exchange:
         async def ask(attempt: Attempt) -> tuple[NodeHttp, Answer]:
             return await self._ask(attempt, upgrade, facts)
 
-        reached = await reach(self._service, upstream, ask, self._record)
-        async with reached.resources as resources:
-            node, answer = reached.answer
+        attempt, (node, answer) = await reach(self._service, upstream, ask, self._record)
+        established = None
+        try:
             if isinstance(answer, h11.Response):
                 if answer.status_code >= 500:
-                    reached.node.failed(trio.current_time())
+                    attempt.node.failed(trio.current_time())
                 limit = self._timeouts.body
                 await relay_response(node, answer, self._http, self._record, limit=limit)
                 return None
-            reached.node.answered()
+            attempt.node.answered()
             if self._service.draining:
                 raise Draining
             early = (self._http.early_data(), node.early_data())
             self._record.status = 101
             await self._http.send(answer)
             tunnel = Tunnel(reserved=handshake.reserved_bits(answer.headers.raw_items()))
-            return Established(self._record, node.stream, early, tunnel, resources.pop_all())
+            established = Established(self._record, node.stream, early, tunnel, attempt)
+            return established
+        finally:
+            if established is None:
+                await attempt.release()
 
     async def _ask(
         self, attempt: Attempt, upgrade: handshake.Upgrade, facts: ClientFacts

@@ -66,7 +66,7 @@ class Forward:
         async def ask(attempt: Attempt) -> NodeHttp:
             return await self._ask(attempt, facts)
 
-        reached = await reach(
+        attempt, node = await reach(
             self._service,
             upstream,
             ask,
@@ -75,13 +75,14 @@ class Forward:
                 error.retry and (self._repeatable or isinstance(error, DialError))
             ),
         )
-        async with reached.resources:
-            try:
-                await self._exchange(reached.answer)
-            except NodeError as error:
-                upstream.note(reached.node, error, trio.current_time())
-                raise
-            reached.node.answered()
+        try:
+            await self._exchange(node)
+            attempt.node.answered()
+        except NodeError as error:
+            upstream.note(attempt.node, error, trio.current_time())
+            raise
+        finally:
+            await attempt.release()
 
     async def _ask(self, attempt: Attempt, facts: ClientFacts) -> NodeHttp:
         """Connect to a node; if the request may be repeated, send it and wait for the answer."""

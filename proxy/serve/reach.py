@@ -7,16 +7,16 @@ sees one handshake, which took a little longer, where a node has just died.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import attrs
 import trio
 
 from proxy.errors import NodeError
 from proxy.io.http1 import NodeHttp
+from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
-from proxy.pool.node import Node
+from proxy.pool.node import Lease, Node
 from proxy.pool.upstream import Upstream
 
 from .service import Service
@@ -24,19 +24,20 @@ from .service import Service
 T = TypeVar("T")
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Attempt:
-    """One try at one node: what it opens goes on `resources`, and ends with it."""
+    """One try at one node, with the lease and the connection it has until `release`."""
 
     service: Service
     upstream: Upstream
+    lease: Lease
     node: Node
     record: Record
-    resources: AsyncExitStack
     #: When all tries of this request are over.
     deadline: float
     #: Whether another node can be asked after this one.
     others: bool
+    stream: trio.abc.Stream | None = None
 
     def limit(self, seconds: float) -> float:
         """Return how long a step may take that has `seconds` by itself."""
@@ -50,19 +51,17 @@ class Attempt:
         """
         started = trio.current_time()
         limit = self.limit(self.service.config.timeouts.dial)
-        stream = await self.service.dial(self.upstream, self.node.address, limit)
-        self.resources.push_async_callback(trio.aclose_forcefully, stream)
+        self.stream = await self.service.dial(self.upstream, self.node.address, limit)
         self.record.dial_time = trio.current_time() - started
-        return NodeHttp(stream, self.node.name)
+        return NodeHttp(self.stream, self.node.name)
 
-
-@attrs.frozen
-class Reached(Generic[T]):
-    """A node's answer, with the lease and the connection that it came on."""
-
-    node: Node
-    answer: T
-    resources: AsyncExitStack
+    async def release(self) -> None:
+        """Hang up on the node and let go of it."""
+        self.lease.release()
+        if isinstance(self.stream, SocketTransport):
+            self.stream.close()
+        elif self.stream is not None:
+            await trio.aclose_forcefully(self.stream)
 
 
 async def reach(
@@ -72,10 +71,11 @@ async def reach(
     record: Record,
     *,
     repeatable: Callable[[NodeError], bool] = lambda error: error.retry,
-) -> Reached[T]:
+) -> tuple[Attempt, T]:
     """Ask one node after the other, all within `timeouts.reach`, until one has answered.
 
-    `repeatable` says whether another node may be asked after this error.
+    `repeatable` says whether another node may be asked after this error.  Returns the attempt that
+    was answered, which the caller releases, and the answer.
 
     Raises:
         NodeError: the last one's, when all that could be asked have failed.
@@ -87,20 +87,20 @@ async def reach(
     while (node := upstream.choose(trio.current_time(), tried)) is not None:
         tried.append(node)
         record.node, record.attempts = node.name, len(tried)
-        async with AsyncExitStack() as resources:
-            resources.enter_context(node.lease())
-            others = upstream.any_left(trio.current_time(), tried)
-            attempt = Attempt(service, upstream, node, record, resources, deadline, others)
-            try:
-                answer = await ask(attempt)
-            except NodeError as exc:
-                error = exc
-                late = trio.current_time() >= deadline
-                if not late or len(tried) == 1:
-                    # The last of several may just have had too little time left.
-                    upstream.note(node, exc, trio.current_time())
-                if late or not repeatable(exc):
-                    raise
-            else:
-                return Reached(node, answer, resources.pop_all())
+        others = upstream.any_left(trio.current_time(), tried)
+        attempt = Attempt(service, upstream, node.lease(), node, record, deadline, others)
+        try:
+            return attempt, await ask(attempt)
+        except NodeError as exc:
+            await attempt.release()
+            error = exc
+            late = trio.current_time() >= deadline
+            if not late or len(tried) == 1:
+                # The last of several may just have had too little time left.
+                upstream.note(node, exc, trio.current_time())
+            if late or not repeatable(exc):
+                raise
+        except BaseException:
+            await attempt.release()
+            raise
     raise error or upstream.nobody(trio.current_time())

@@ -64,6 +64,7 @@ class Server:
 
     def shut_down(self) -> None:
         """Begin the orderly end: `serve` returns when all is drained, or at the deadline."""
+        self.service.draining = True
         self._stop.set()
 
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:

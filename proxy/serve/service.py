@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import secrets
 import select
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
-import attrs
 import trio
 
 from proxy.config.address import Address
@@ -29,12 +27,47 @@ from proxy.wire.tunnel import Tunnel
 from .routes import Routes
 
 
-@attrs.define(eq=False)
+class Gauge:
+    """How many are within its `with` block at this moment."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none = trio.Event()
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if not self.count:
+            self._none.set()
+            self._none = trio.Event()
+
+    async def wait_none(self) -> None:
+        """Wait until there is nobody within."""
+        while self.count:
+            await self._none.wait()
+
+
 class Session:
     """One live WebSocket session."""
 
-    relay: Relay
-    record: Record
+    __slots__ = ("_service", "record", "relay")
+
+    def __init__(self, service: Service, relay: Relay, record: Record) -> None:
+        self._service = service
+        self.relay = relay
+        self.record = record
+
+    def __enter__(self) -> None:
+        self._service.sessions.add(self)
+        self._service.under_way.__enter__()
+        if self._service.draining:
+            say_goodbye(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._service.sessions.discard(self)
+        self._service.under_way.__exit__()
 
 
 class Service:
@@ -62,8 +95,8 @@ class Service:
         self._upstream_contexts = upstream_contexts(config)
         self._splicer: Splicer | None = None
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
-        self._exchanges = 0
-        self._quiet = trio.Event()
+        #: The requests and sessions that are being served; a drain waits for them.
+        self.under_way = Gauge()
 
     def next_id(self) -> str:
         """Return a name for a request: unique, and not to be guessed from another process's."""
@@ -101,35 +134,9 @@ class Service:
         finally:
             self._splicer = None
 
-    @property
-    def busy(self) -> int:
-        """How many requests and sessions are under way."""
-        return self._exchanges
-
-    @contextmanager
-    def exchange(self) -> Iterator[None]:
-        """Count a request or session that is being served; a drain waits for those."""
-        self._exchanges += 1
-        try:
-            yield
-        finally:
-            self._exchanges -= 1
-            if not self._exchanges:
-                self._quiet.set()
-                self._quiet = trio.Event()
-
-    @contextmanager
-    def live(self, relay: Relay, record: Record) -> Iterator[None]:
-        """List a session while it lives; a drain waits for it."""
-        session = Session(relay, record)
-        self.sessions.add(session)
-        if self.draining:
-            say_goodbye(session)
-        try:
-            with self.exchange():
-                yield
-        finally:
-            self.sessions.discard(session)
+    def live(self, relay: Relay, record: Record) -> Session:
+        """Return a session that is listed, and counted as under way, within its `with` block."""
+        return Session(self, relay, record)
 
     async def drain(self) -> None:
         """Refuse what is new, close sessions at an even pace, wait for all that is under way."""
@@ -139,8 +146,7 @@ class Service:
         for index, session in enumerate(sessions):
             await trio.sleep_until(start + spread * index / len(sessions))
             say_goodbye(session)
-        while self._exchanges:
-            await self._quiet.wait()
+        await self.under_way.wait_none()
 
 
 def say_goodbye(session: Session) -> None:

@@ -100,6 +100,8 @@ class Tunnel:
     `reserved` is the mask of reserved bits that the negotiated extensions may use.
     """
 
+    __slots__ = ("detail", "ending", "legs", "scanners")
+
     def __init__(self, *, reserved: int = 0) -> None:
         #: What comes from each side.
         self.scanners = (

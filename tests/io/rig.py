@@ -16,7 +16,8 @@ from wsproto.events import CloseConnection, Event
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splicer
-from proxy.io.transport import SocketTransport, TlsTransport
+from proxy.io.tls import TlsTransport
+from proxy.io.transport import SocketTransport
 from proxy.wire.tunnel import Side, Tunnel
 
 #: No wait of a test is longer.

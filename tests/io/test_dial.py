@@ -14,7 +14,7 @@ from proxy.config.address import Address
 from proxy.errors import DialError, DialRefused, DialTimeout, DnsError, Full, NodeTlsError
 from proxy.io import dial as module
 from proxy.io.dial import NodeSecurity, dial
-from proxy.io.transport import TlsTransport
+from proxy.io.tls import TlsTransport
 
 from .rig import LIMIT
 

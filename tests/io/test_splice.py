@@ -28,10 +28,14 @@ async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) 
         for (client, node), tunnel in zip(pairs, tunnels, strict=True)
     ]
 
-    def explode(side: Side, data: bytes) -> None:
-        raise Explosion
+    received = Tunnel.received
 
-    monkeypatch.setattr(tunnels[0], "received", explode)
+    def explode(self: Tunnel, side: Side, data: bytes) -> None:
+        if self is tunnels[0]:
+            raise Explosion
+        received(self, side, data)
+
+    monkeypatch.setattr(Tunnel, "received", explode)
     failed: list[BaseException] = []
 
     async def run(index: int) -> None:

@@ -10,7 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.io.transport import BUFFER, MAX_UNASKED, SocketTransport, TlsTransport, hang_up
+from proxy.io.tls import MAX_UNASKED, TlsTransport
+from proxy.io.transport import BUFFER, SocketTransport, hang_up
 
 from .rig import LIMIT, socket_pair, tcp_pair, tls_pair
 

@@ -90,11 +90,12 @@ def test_answer_resets_the_doubling() -> None:
 
 def test_lease_counts_a_session() -> None:
     node = make_node()
-    with node.lease() as leased:
-        assert leased is node
+    with node.lease() as lease:
+        assert lease.node is node
         assert node.sessions == 1
         with node.lease():
             assert node.statistics().sessions == 2
+    lease.release()
 
     assert node.sessions == 0
 

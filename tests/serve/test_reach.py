@@ -10,7 +10,7 @@ from proxy.errors import BadResponse, ClosedEarly, DialRefused, NoNode
 from proxy.observe.record import Record
 from proxy.serve.reach import Attempt, reach
 
-from .world import World, open_world
+from .world import World, open_world, silent
 
 Clock = trio.testing.MockClock
 
@@ -33,11 +33,11 @@ async def ask_of(world: World, *outcomes: Exception | str) -> tuple[str, list[st
             raise outcome
         return outcome
 
-    reached = await reach(world.service, world.service.upstreams["nodes"], ask, record)
-    assert reached.node.sessions == 1
-    await reached.resources.aclose()
-    assert reached.node.sessions == 0
-    return reached.answer, asked, record
+    attempt, answer = await reach(world.service, world.service.upstreams["nodes"], ask, record)
+    assert attempt.node.sessions == 1
+    await attempt.release()
+    assert attempt.node.sessions == 0
+    return answer, asked, record
 
 
 async def test_first_answer_wins(autojump_clock: Clock) -> None:
@@ -82,19 +82,22 @@ async def test_nobody_to_ask(autojump_clock: Clock) -> None:
             await ask_of(world, "never asked")
 
 
-async def test_resources_of_a_failed_attempt_are_closed(autojump_clock: Clock) -> None:
+async def test_connection_of_a_failed_attempt_is_closed(autojump_clock: Clock) -> None:
     async with open_world() as world:
-        closed: list[str] = []
 
         async def ask(attempt: Attempt) -> None:
-            await trio.lowlevel.checkpoint()
-            attempt.resources.callback(closed.append, attempt.node.name)
+            await attempt.dial()
             raise DialRefused(attempt.node.name)
 
+        for host in ("node-a", "node-b"):
+            world.nodes[host] = silent
         with pytest.raises(DialRefused):
             await reach(world.service, world.service.upstreams["nodes"], ask, fresh())
 
-        assert closed == ["node-a:1", "node-b:1"]
+        for stream in world.streams:
+            with pytest.raises(trio.ClosedResourceError):
+                await stream.send_all(b"x")
+        assert len(world.streams) == 2
 
 
 async def test_who_had_too_little_time_is_not_blamed(autojump_clock: Clock) -> None:

@@ -239,7 +239,7 @@ async def test_handshake_on_an_open_connection_during_the_end_gets_503() -> None
         waiting = await rig.open()
         await waiting.send_all(b"GET /deepstream HTTP/1.1\r\n")
         # Its first byte has come: the drain waits for the rest.
-        while not rig.server.service.busy:
+        while not rig.server.service.under_way.count:
             await trio.lowlevel.checkpoint()
         rig.server.shut_down()
         # It is drained when this is refused: nobody listens any more.

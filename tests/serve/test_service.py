@@ -69,7 +69,7 @@ async def test_drain_waits_for_requests(autojump_clock: Clock) -> None:
     async with open_world() as world:
 
         async def request(seconds: float) -> None:
-            with world.service.exchange():
+            with world.service.under_way:
                 await trio.sleep(seconds)
 
         for seconds in (1.0, 3.0, 2.0):
