@@ -115,15 +115,34 @@ class TlsTransport(SocketTransport):
         if self._ended:
             return 0
         received = self.sock.recv_into(_CIPHERTEXT)
-        if not received:
-            self._incoming.write_eof()
-        else:
+        if received:
             self._incoming.write(_CIPHERTEXT[:received])
+        else:
+            self._incoming.write_eof()
         filled = self._decrypt(buffer)
         if self._outgoing.pending:
             self._answer_key_updates()
         if not filled and not self._ended:
             raise BlockingIOError
+        return filled
+
+    def _decrypt(self, buffer: memoryview) -> int:
+        size = len(buffer)
+        filled = 0
+        try:
+            # With a buffer it returns a count, which typeshed does not say of SSLObject.
+            filled = count = cast("int", self.tls.read(size, buffer))
+            while self._incoming.pending and count and filled < size:
+                count = cast("int", self.tls.read(size - filled, buffer[filled:]))
+                filled += count
+            self._ended = not count
+            self._more = filled == size
+        except ssl.SSLWantReadError:
+            self._more = False
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # With or without close_notify: WebSocket and HTTP framing show whether all has come.
+            self._more = False
+            self._ended = True
         return filled
 
     def _answer_key_updates(self) -> None:
@@ -134,25 +153,6 @@ class TlsTransport(SocketTransport):
         """
         if not self.flush() and len(self.backlog) > MAX_UNASKED:
             raise OSError(errno.ENOBUFS, "too many TLS key updates")
-
-    def _decrypt(self, buffer: memoryview) -> int:
-        size = len(buffer)
-        filled = 0
-        self._more = False
-        try:
-            # With a buffer it returns a count, which typeshed does not say of SSLObject.
-            filled = count = cast("int", self.tls.read(size, buffer))
-            while count and filled < size and self._incoming.pending:
-                count = cast("int", self.tls.read(size - filled, buffer[filled:]))
-                filled += count
-            self._ended = not count
-            self._more = filled == size
-        except ssl.SSLWantReadError:
-            pass
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            # With or without close_notify: WebSocket and HTTP framing show whether all has come.
-            self._ended = True
-        return filled
 
     def send(self, data: Bytes) -> bool:
         """Send without waiting; return whether all is out.  What is not, is in `backlog`.

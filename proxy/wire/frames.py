@@ -43,9 +43,6 @@ NO_STATUS: Final = 1005
 #: The longest control frame: two bytes of header, a mask, 125 of payload.
 MAX_CONTROL: Final = 2 + 4 + 125
 
-Buffer = bytes | bytearray | memoryview
-
-
 class FrameError(Exception):
     """A frame that RFC 6455 forbids; `code` is what the offender's Close should say."""
 
@@ -133,7 +130,7 @@ class Scanner:
     def _settle(self) -> None:
         self._special = bool(self._held or self.fragmented or self.stopped or self._watched)
 
-    def plain(self, data: Buffer, size: int) -> bool:
+    def plain(self, data: bytes | bytearray, size: int) -> bool:
         """Release all of `data[:size]` if it is nothing but unfragmented data frames, or say no."""
         if self._special:
             return False
@@ -166,7 +163,7 @@ class Scanner:
             else:
                 return False
             messages += 1
-            if end < size and not messages & 3:
+            if end < size and messages & 3 == 1:
                 alike = _alike(data, left, end - left, size)
                 messages += alike
                 end += alike * (end - left)
@@ -266,7 +263,7 @@ class Scanner:
         return Control(opcode, start, end, content)
 
 
-def _alike(data: Buffer, start: int, step: int, size: int) -> int:
+def _alike(data: bytes | bytearray, start: int, step: int, size: int) -> int:
     """Return how many frames behind the one at `start` have its header, if all whole ones do.
 
     Many small messages in one chunk are often of one length; then a few slices stand for a loop
@@ -277,7 +274,7 @@ def _alike(data: Buffer, start: int, step: int, size: int) -> int:
         return 0
     end = start + count * step
     for offset in range(2 if data[start + 1] & 0x7F < 126 else 4):
-        if bytes(data[start + offset : end : step]).count(data[start + offset]) != count:
+        if data[start + offset : end : step].count(data[start + offset]) != count:
             return 0
     return count - 1
 
