@@ -34,6 +34,9 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
         sock = adopt(stream.socket)
         if sock.family != socket.AF_UNIX:
             keep_alive(sock)
+            # Trio has the kernel take 16 KiB at a time, which is for who makes data as it goes out;
+            # here every piece that is not taken is a way through epoll. 0: as the system has it.
+            sock.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
         return SocketTransport(sock)
 
     async def aclose(self) -> None:

@@ -100,6 +100,7 @@ class SplicedLeg:
     __slots__ = ("events", "peer", "plain", "side", "splice", "transport")
 
     peer: SplicedLeg
+    splice: Splice
 
     def __init__(self, splice: Splice, side: Side, transport: SocketTransport) -> None:
         self.splice = splice
@@ -196,6 +197,9 @@ class Splice(Relay):
                 self._result.unwrap()
         finally:
             self._detach()
+            # Else each session would be a cycle, for the garbage collector to find.
+            for leg in self._legs:
+                del leg.peer, leg.splice
 
     async def _park(self) -> None:
         self._task = trio.lowlevel.current_task()

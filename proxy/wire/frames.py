@@ -43,6 +43,7 @@ NO_STATUS: Final = 1005
 #: The longest control frame: two bytes of header, a mask, 125 of payload.
 MAX_CONTROL: Final = 2 + 4 + 125
 
+
 class FrameError(Exception):
     """A frame that RFC 6455 forbids; `code` is what the offender's Close should say."""
 

@@ -241,7 +241,9 @@ def test_hosts(host: str) -> None:
 
 @pytest.mark.parametrize("origin", ["https://a.example", "http://[::1]:8080", "null"])
 def test_origins(origin: str) -> None:
-    Route(path="/a", upstream="one", websocket=True, origins=(origin,))
+    route = Route(path="/a", upstream="one", websocket=True, origins=(origin,))
+
+    assert route.origins == (origin,)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

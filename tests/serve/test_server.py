@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -189,6 +190,26 @@ async def test_a_bug_in_one_connection_is_logged_and_the_rest_goes_on(
 async def explode(_: object) -> None:
     await trio.lowlevel.checkpoint()
     raise ZeroDivisionError
+
+
+async def test_sessions_and_requests_leave_nothing_for_the_garbage_collector() -> None:
+    """A process with thousands of sessions cannot have them walked again and again."""
+    async with open_rig(records=[]) as rig:
+        for _ in range(2):
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(20):
+                    await (await rig.connect()).close()
+                    await rig.ask(REQUEST)
+                while rig.server.service.under_way.count:
+                    await trio.lowlevel.checkpoint()
+                found = gc.collect()
+            finally:
+                gc.enable()
+
+        # Twenty sessions: not one cycle each.
+        assert found < 20
 
 
 async def test_end_says_goodbye_to_both_sides_and_waits() -> None:
