@@ -200,17 +200,19 @@ class Exchange:
             return await self._answer(request)
         except ClientGone:
             raise
-        except Refusal as exc:
-            refusal = exc
+        except Refusal as refusal:
+            await self._refuse(refusal)
         except Exception:
             LOG.exception("bug", extra={"id": self._record.id})
-            refusal = InternalError()
+            await self._refuse(InternalError())
         finally:
             self._record.session_time = trio.current_time() - started
+        return None
+
+    async def _refuse(self, refusal: Refusal) -> None:
         self._note(refusal)
         with trio.move_on_after(self._timeouts.linger):
             await self._http.refuse(refusal, self._record.id)
-        return None
 
     def _note(self, refusal: Refusal) -> None:
         if not self._record.status:

@@ -138,8 +138,12 @@ class Forward:
                 fault = exc
             # The answer is complete: nobody wants what may be left of the body.
             nursery.cancel_scope.cancel()
-        if fault is not None:
-            raise fault
+        try:
+            if fault is not None:
+                raise fault
+        finally:
+            # Its traceback has this frame: together they would be a cycle.
+            fault = None
 
     async def _upload(self, node: NodeHttp) -> None:
         sent = 0

@@ -84,23 +84,27 @@ async def reach(
     deadline = trio.current_time() + service.config.timeouts.reach
     tried: list[Node] = []
     error: NodeError | None = None
-    while (node := upstream.choose(trio.current_time(), tried)) is not None:
-        tried.append(node)
-        record.node, record.attempts = node.name, len(tried)
-        others = upstream.any_left(trio.current_time(), tried)
-        attempt = Attempt(service, upstream, node.lease(), node, record, deadline, others)
-        try:
-            return attempt, await ask(attempt)
-        except NodeError as exc:
-            await attempt.release()
-            error = exc
-            late = trio.current_time() >= deadline
-            if not late or len(tried) == 1:
-                # The last of several may just have had too little time left.
-                upstream.note(node, exc, trio.current_time())
-            if late or not repeatable(exc):
+    try:
+        while (node := upstream.choose(trio.current_time(), tried)) is not None:
+            tried.append(node)
+            record.node, record.attempts = node.name, len(tried)
+            others = upstream.any_left(trio.current_time(), tried)
+            attempt = Attempt(service, upstream, node.lease(), node, record, deadline, others)
+            try:
+                return attempt, await ask(attempt)
+            except NodeError as exc:
+                await attempt.release()
+                error = exc
+                late = trio.current_time() >= deadline
+                if not late or len(tried) == 1:
+                    # The last of several may just have had too little time left.
+                    upstream.note(node, exc, trio.current_time())
+                if late or not repeatable(exc):
+                    raise
+            except BaseException:
+                await attempt.release()
                 raise
-        except BaseException:
-            await attempt.release()
-            raise
-    raise error or upstream.nobody(trio.current_time())
+        raise error or upstream.nobody(trio.current_time())
+    finally:
+        # Its traceback has this frame: together they would be a cycle.
+        error = None
