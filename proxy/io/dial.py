@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -96,14 +97,20 @@ async def _connect_by_name(address: Address) -> socket.socket:
     return sock
 
 
-async def _connect_one(family: int, target: object) -> socket.socket:
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        await sock.connect(target)
+        sock.setblocking(False)
+        number = sock.connect_ex(target)
+        if number == errno.EINPROGRESS:
+            await trio.lowlevel.wait_writable(sock)
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
     except BaseException:
         sock.close()
         raise
-    return adopt(sock)
+    return sock
 
 
 def keep_alive(sock: socket.socket) -> None:

@@ -60,13 +60,16 @@ class TlsTransport(SocketTransport):
         Raises:
             trio.BrokenResourceError: the peer hung up or is no TLS peer; the cause says which.
         """
+        # A server has nothing to say before it has heard something.
+        wants_more = self.tls.server_side
         while True:
+            if wants_more and not await self._receive_ciphertext():
+                raise trio.BrokenResourceError("closed during the TLS handshake") from None
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._send_ciphertext()
-                if not await self._receive_ciphertext():
-                    raise trio.BrokenResourceError("closed during the TLS handshake") from None
+                wants_more = True
             except ssl.SSLError as exc:
                 # The alert tells the peer what was wrong.
                 with suppress(trio.BrokenResourceError):
