@@ -64,7 +64,7 @@ class TlsTransport(SocketTransport):
         wants_more = self.tls.server_side
         while True:
             if wants_more and not await self._receive_ciphertext():
-                raise trio.BrokenResourceError("closed during the TLS handshake") from None
+                raise trio.BrokenResourceError("closed during the TLS handshake")
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
