@@ -280,13 +280,14 @@ class Exchange:
         attempt, (node, answer) = await reach(self._service, upstream, ask, self._record)
         established = None
         try:
+            if answer.status_code >= 500:
+                attempt.node.failed(trio.current_time())
+            else:
+                attempt.node.answered()
             if isinstance(answer, h11.Response):
-                if answer.status_code >= 500:
-                    attempt.node.failed(trio.current_time())
                 limit = self._timeouts.body
                 await relay_response(node, answer, self._http, self._record, limit=limit)
                 return None
-            attempt.node.answered()
             if self._service.draining:
                 raise Draining
             early = (self._http.early_data(), node.early_data())

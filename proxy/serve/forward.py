@@ -88,9 +88,9 @@ class Forward:
         """Connect to a node; if the request may be repeated, send it and wait for the answer."""
         node = await attempt.dial()
         self._answering = trio.CancelScope()
-        await node.send(self._node_request(facts, attempt.node.name))
+        await self._send_piece(node, self._node_request(facts, attempt.node.name))
         if self._repeatable:
-            await node.send(h11.EndOfMessage())
+            await self._send_piece(node, h11.EndOfMessage())
             self._start_waiting()
             await self._read_head(node)
         return node
