@@ -62,6 +62,9 @@ class _Http:
 
     async def _send(self, event: h11.Event) -> None:
         """Send an event; afterwards, if that was cut short, nothing more can be sent."""
+        if self.conn.our_state is h11.ERROR:
+            # Another task's sending was cut short: to the peer this stream is as good as broken.
+            raise trio.BrokenResourceError("an earlier send was cut short")
         data = self.conn.send(event)
         if data:
             try:

@@ -264,6 +264,19 @@ async def test_broken_streams_are_a_client_that_is_gone() -> None:
         await http.refuse(NoRoute(), "id")
 
 
+async def test_nothing_is_sent_after_a_send_that_was_cut_short() -> None:
+    send, http, _ = client()
+    await send.send_all(GET)
+    await http.read_request()
+    assert isinstance(http.stream, trio.StapledStream)
+    http.stream.send_stream.send_all_hook = trio.sleep_forever
+    response = h11.Response(status_code=200, headers=[("Content-Length", "0")])
+    with trio.move_on_after(0):
+        await http.send(response)
+    with pytest.raises(ClientGone):
+        await http.send(h11.EndOfMessage())
+
+
 async def test_frames_behind_a_handshake_are_kept() -> None:
     send, http, _ = client()
     upgrade = GET.replace(b"X-Case: Kept", b"Connection: upgrade\r\nUpgrade: websocket")

@@ -74,7 +74,8 @@ class World:
         async def run() -> None:
             try:
                 await serve(far)
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, h11.RemoteProtocolError):
+                # The proxy has hung up, perhaps within a body.
                 pass
             finally:
                 await trio.aclose_forcefully(far)
