@@ -173,7 +173,8 @@ class Exchange:
             with self._service.under_way:
                 established = await self._serve(deadline)
         except ClientGone as gone:
-            record.ended_by, record.detail = "client", record.detail or str(gone)
+            record.ended_by, record.ending = "client", "client_lost"
+            record.detail = record.detail or str(gone)
             raise
         except trio.Cancelled:
             record.ended_by, record.ending = "proxy", "cancelled"

@@ -265,5 +265,5 @@ async def test_client_that_leaves_takes_its_request_along(autojump_clock: Clock)
         await gone.wait()
         await trio.testing.wait_all_tasks_blocked()
 
-        assert world.records[0].ended_by is not None
+        assert (world.records[0].ended_by, world.records[0].ending) == ("client", "client_lost")
         assert world.service.upstreams["nodes"].nodes[0].sessions == 0
