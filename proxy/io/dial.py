@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -25,7 +25,7 @@ from proxy.errors import (
 )
 
 from .tls import TlsTransport
-from .transport import SocketTransport
+from .transport import SocketTransport, adopt, keep_alive
 
 #: Failures of this machine, not of the node: no descriptors, no memory.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -44,7 +44,7 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
 
     Raises:
         DialError: the node can't be reached; its class says how.
-        Full: this machine has no descriptor or port left.
+        Full: this machine has no descriptor left.
     """
     with _dial_errors(str(address)), trio.fail_after(limit):
         sock = await _connect(address)
@@ -92,9 +92,7 @@ async def _connect_by_name(address: Address) -> socket.socket:
             if isinstance(first, OSError):
                 raise first from exc
         raise
-    sock = adopt(stream.socket)
-    keep_alive(sock)
-    return sock
+    return adopt(stream)
 
 
 async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.socket:
@@ -111,20 +109,6 @@ async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.soc
         sock.close()
         raise
     return sock
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel notice, in the end, a peer that was cut off."""
-    with suppress(OSError):
-        # macOS refuses on a connection that has ended already.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-def adopt(sock: trio.socket.SocketType) -> socket.socket:
-    """Take the socket out of Trio's wrapper, which is not used any more."""
-    bare = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    bare.setblocking(False)
-    return bare
 
 
 @contextmanager

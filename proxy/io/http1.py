@@ -53,7 +53,6 @@ class _Http:
         self.stream = stream
         self.conn = conn
         self.bytes_in = 0
-        self.bytes_out = 0
 
     async def _receive(self) -> bytes:
         data = bytes(await self.stream.receive_some())
@@ -72,7 +71,6 @@ class _Http:
             except BaseException:
                 self.conn.send_failed()
                 raise
-            self.bytes_out += len(data)
 
     async def _next_event(self) -> object:
         """Return h11's next event, reading for it as needed."""

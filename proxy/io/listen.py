@@ -17,8 +17,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import Listener
 
-from .dial import adopt, keep_alive
-from .transport import SocketTransport
+from .transport import SocketTransport, adopt
 
 
 class TransportListener(trio.abc.Listener[SocketTransport]):
@@ -30,14 +29,7 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
         self.address = _bound_address(sockets.socket)
 
     async def accept(self) -> SocketTransport:
-        stream = await self._sockets.accept()
-        sock = adopt(stream.socket)
-        if sock.family != socket.AF_UNIX:
-            keep_alive(sock)
-            # Trio has the kernel take 16 KiB at a time, which is for who makes data as it goes out;
-            # here every piece that is not taken is a way through epoll. 0: as the system has it.
-            sock.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
-        return SocketTransport(sock)
+        return SocketTransport(adopt(await self._sockets.accept()))
 
     async def aclose(self) -> None:
         try:

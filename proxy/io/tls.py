@@ -165,17 +165,7 @@ class TlsTransport(SocketTransport):
         """
         if data:
             self.tls.write(data)
-        ciphertext = self._outgoing.read()
-        if self.backlog:
-            return super().send(ciphertext)
-        try:
-            sent = self.sock.send(ciphertext)
-        except BlockingIOError:
-            sent = 0
-        if sent == len(ciphertext):
-            return True
-        self.backlog = ciphertext[sent:]
-        return False
+        return super().send(self._outgoing.read())
 
     def flush(self) -> bool:
         """Send what is left, of the handshake and of alerts too; return whether all is out.

@@ -171,6 +171,27 @@ async def hang_up(transport: SocketTransport) -> None:
         transport.close()
 
 
+def adopt(stream: trio.SocketStream) -> socket.socket:
+    """Take the socket out of a stream of Trio's, which is not used any more."""
+    wrapped = stream.socket
+    sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.detach())
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        keep_alive(sock)
+        if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
+            # Trio has the kernel take 16 KiB at a time, which is for who makes data as it goes out;
+            # here every piece that is not taken is a way through epoll. 0: as the system has it.
+            sock.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
+    return sock
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice, in the end, a peer that was cut off."""
+    with suppress(OSError):
+        # macOS refuses on a connection that has ended already.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def translated(exc: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
     """Return what Trio calls a socket's error."""
     if exc.errno == errno.EBADF:

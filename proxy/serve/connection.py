@@ -13,7 +13,6 @@ This is the only file that knows the whole story; each step of it lives elsewher
 
 from __future__ import annotations
 
-import itertools
 import ssl
 
 import attrs
@@ -88,14 +87,14 @@ class Connection:
         if self.tls is not None and not await self._shake_hands(self.tls, record, deadline):
             return None
         http = ClientHttp(self.stream, self.service.head_limits)
-        for number in itertools.count():
-            exchange = Exchange(self, http, record, first=number == 0)
-            established = await exchange.run(deadline)
+        first = True
+        while True:
+            established = await Exchange(self, http, record, first=first).run(deadline)
             if established is not None or not http.next_request():
                 return established
+            first = False
             deadline = trio.current_time() + self.service.config.timeouts.keepalive
             record = self._new_record()
-        raise AssertionError("counting does not end")
 
     def _new_record(self) -> Record:
         return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
@@ -270,7 +269,7 @@ class Exchange:
             route.origins,
         )
         # h11 sees the end of the request before it lets go of HTTP.
-        while await self._http.read_body() is not None:
+        if await self._http.read_body() is not None:
             raise AssertionError("a handshake was checked to have no body")
         upstream = self._service.upstreams[route.upstream]
         facts = self._facts()

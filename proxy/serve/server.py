@@ -8,6 +8,7 @@ goodbyes, is outermost and ends last.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -76,17 +77,19 @@ class Server:
             self.stopped.set()
 
     async def _serve(
-        self, listeners: list[TransportListener], task_status: trio.TaskStatus[Server]
+        self,
+        listeners: list[tuple[TransportListener, ssl.SSLContext | None]],
+        task_status: trio.TaskStatus[Server],
     ) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    for listener in listeners:
+                    for listener, tls in listeners:
                         accepting.start_soon(
                             partial(
                                 trio.serve_listeners,
-                                partial(self._handle, listener),
+                                partial(self._handle, listener, tls),
                                 [listener],
                                 handler_nursery=connections,
                             )
@@ -102,27 +105,33 @@ class Server:
                 connections.cancel_scope.cancel()
             background.cancel_scope.cancel()
 
-    async def _bind(self) -> list[TransportListener]:
-        listeners: list[TransportListener] = []
+    async def _bind(self) -> list[tuple[TransportListener, ssl.SSLContext | None]]:
+        """Bind every listener, or none; return them, each with its TLS."""
+        listeners: list[tuple[TransportListener, ssl.SSLContext | None]] = []
+        contexts = self.service.listener_contexts
         try:
-            for config in self.config.listeners:
+            for config, tls in zip(self.config.listeners, contexts, strict=True):
                 try:
                     opened = await open_listeners(config)
                 except OSError as exc:
                     raise OSError(exc.errno, f"cannot bind {config.bind}: {exc.strerror}") from exc
-                listeners += opened
-                tls = config.tls is not None
-                self.bound += [Bound(config.name, one.address, tls) for one in opened]
+                listeners += [(one, tls) for one in opened]
+                self.bound += [Bound(config.name, one.address, tls is not None) for one in opened]
         except BaseException:
-            for listener in listeners:
+            for listener, _ in listeners:
                 with trio.CancelScope(shield=True) as scope:
                     scope.cancel()
                     await listener.aclose()
             raise
         return listeners
 
-    async def _handle(self, listener: TransportListener, transport: SocketTransport) -> None:
-        """Serve one connection, and let no error of its out: this is the boundary."""
+    async def _handle(
+        self,
+        listener: TransportListener,
+        tls: ssl.SSLContext | None,
+        transport: SocketTransport,
+    ) -> None:
+        """Serve one connection, and let no error of it out: this is the boundary."""
         limits = self.config.limits
         surplus = self._connections - self._shedding >= limits.connections
         if surplus != self._full:
@@ -136,26 +145,21 @@ class Server:
         self._connections += 1
         self._shedding += surplus
         try:
-            await self._connection(listener, transport, surplus=surplus).run()
+            connection = Connection(
+                self.service,
+                transport,
+                listener.config,
+                client=_peer(transport),
+                port=listener.address.port,
+                tls=tls,
+                surplus=surplus,
+            )
+            await connection.run()
         except* Exception as group:
             LOG.error("bug", exc_info=group)
         finally:
             self._connections -= 1
             self._shedding -= surplus
-
-    def _connection(
-        self, listener: TransportListener, transport: SocketTransport, *, surplus: bool
-    ) -> Connection:
-        index = self.config.listeners.index(listener.config)
-        return Connection(
-            self.service,
-            transport,
-            listener.config,
-            client=_peer(transport),
-            port=listener.address.port,
-            tls=self.service.listener_contexts[index],
-            surplus=surplus,
-        )
 
 
 def _peer(transport: SocketTransport) -> str:
