@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import os
 import socket
@@ -25,7 +26,7 @@ from proxy.errors import (
 )
 
 from .tls import TlsTransport
-from .transport import SocketTransport, adopt, keep_alive
+from .transport import SocketTransport, set_options, take
 
 #: Failures of this machine, not of the node: no descriptors, no memory.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -48,6 +49,7 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
     """
     with _dial_errors(str(address)), trio.fail_after(limit):
         sock = await _connect(address)
+        set_options(sock)
         if security is None:
             return SocketTransport(sock)
         try:
@@ -68,12 +70,10 @@ async def _connect(address: Address) -> socket.socket:
     if (family := _numeric_family(address.host)) is None:
         return await _connect_by_name(address)
     # Trio's Happy Eyeballs would cost a nursery and a task for an address that has no second.
-    sock = await _connect_one(family, (address.host, address.port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    keep_alive(sock)
-    return sock
+    return await _connect_one(family, (address.host, address.port))
 
 
+@functools.lru_cache(maxsize=256)
 def _numeric_family(host: str) -> int | None:
     try:
         version = ipaddress.ip_address(host.partition("%")[0]).version
@@ -92,7 +92,12 @@ async def _connect_by_name(address: Address) -> socket.socket:
             if isinstance(first, OSError):
                 raise first from exc
         raise
-    return adopt(stream)
+    sock = take(stream.socket)
+    if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
+        # Trio has the kernel take 16 KiB at a time, which is for who makes data as it goes out;
+        # here every piece that is not taken is a way through epoll.  0: as the system has it.
+        sock.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
+    return sock
 
 
 async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.socket:

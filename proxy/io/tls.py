@@ -177,14 +177,14 @@ class TlsTransport(SocketTransport):
             return self.send(b"")
         return super().flush()
 
-    async def send_eof(self) -> None:
+    def say_eof(self) -> None:
         """Say close_notify, then that nothing more comes."""
         with suppress(OSError):
             # Raises SSLWantReadError: the peer's own close_notify has not come yet.
             self.tls.unwrap()
         with suppress(OSError):
             self.flush()
-        await super().send_eof()
+        super().say_eof()
 
 
 def listener_contexts(config: Config, source: str = "config") -> list[ssl.SSLContext | None]:
@@ -249,6 +249,8 @@ def _server_context(tls: ListenerTls) -> ssl.SSLContext:
     context.minimum_version = _VERSIONS[tls.minimum_version]
     # A client that renegotiates costs a handshake each time (TLS 1.2 only).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # Of the two that OpenSSL sends, one is never used: every resumption brings a new one.
+    context.num_tickets = 1
     # deepstream's clients offer none; browsers must not think of HTTP/2.
     context.set_alpn_protocols(["http/1.1"])
     certificate = tls.certificates[0]

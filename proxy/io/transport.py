@@ -127,13 +127,16 @@ class SocketTransport(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this transport was closed")
         await trio.lowlevel.wait_writable(self.sock)
 
-    async def send_eof(self) -> None:
-        """Tell the peer that nothing more comes; receiving goes on."""
-        if self.sock.fileno() < 0:
-            raise trio.ClosedResourceError("this transport was closed")
+    def say_eof(self) -> None:
+        """Tell the peer, without waiting, that nothing more comes; receiving goes on."""
         self._said_eof = True
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
+
+    async def send_eof(self) -> None:
+        if self.sock.fileno() < 0:
+            raise trio.ClosedResourceError("this transport was closed")
+        self.say_eof()
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
@@ -156,40 +159,36 @@ async def hang_up(transport: SocketTransport) -> None:
     try:
         while not transport.flush():
             await trio.lowlevel.wait_writable(transport.sock)
-        await transport.send_eof()
+        transport.say_eof()
         while True:
-            # Whoever sends and sends would otherwise keep all others waiting.
-            await trio.lowlevel.checkpoint()
             try:
                 if not transport.sock.recv_into(_RECEIVED):
                     return
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(transport.sock)
+            else:
+                # Whoever sends and sends would otherwise keep all others waiting.
+                await trio.lowlevel.checkpoint()
     except OSError:
         return
     finally:
         transport.close()
 
 
-def adopt(stream: trio.SocketStream) -> socket.socket:
-    """Take the socket out of a stream of Trio's, which is not used any more."""
-    wrapped = stream.socket
+def take(wrapped: trio.socket.SocketType) -> socket.socket:
+    """Take the socket out of Trio's wrapper, which is not used any more."""
     sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.detach())
     sock.setblocking(False)
-    if sock.family != socket.AF_UNIX:
-        keep_alive(sock)
-        if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
-            # Trio has the kernel take 16 KiB at a time, which is for who makes data as it goes out;
-            # here every piece that is not taken is a way through epoll. 0: as the system has it.
-            sock.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
     return sock
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel notice, in the end, a peer that was cut off."""
-    with suppress(OSError):
-        # macOS refuses on a connection that has ended already.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def set_options(sock: socket.socket) -> None:
+    """Have the kernel send at once, and notice, in the end, a peer that was cut off."""
+    if sock.family != socket.AF_UNIX:
+        with suppress(OSError):
+            # macOS refuses on a connection that has ended already.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def translated(exc: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:

@@ -86,13 +86,9 @@ class Server:
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     for listener, tls in listeners:
+                        handle = partial(self._handle, listener, tls)
                         accepting.start_soon(
-                            partial(
-                                trio.serve_listeners,
-                                partial(self._handle, listener, tls),
-                                [listener],
-                                handler_nursery=connections,
-                            )
+                            listener.serve, partial(connections.start_soon, handle)
                         )
                     task_status.started(self)
                     await self._stop.wait()
@@ -141,6 +137,7 @@ class Server:
                 "connection limit reached" if surplus else "below connection limit", extra=extra
             )
         if surplus and self._shedding >= limits.shedding:
+            transport.close()
             return
         self._connections += 1
         self._shedding += surplus
@@ -158,6 +155,7 @@ class Server:
         except* Exception as group:
             LOG.error("bug", exc_info=group)
         finally:
+            transport.close()
             self._connections -= 1
             self._shedding -= surplus
 
