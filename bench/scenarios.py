@@ -133,4 +133,11 @@ SCENARIOS = (
         sessions=4000,
         goals=(Goal(1.0, "haproxy"),),
     ),
+    Scenario(
+        name="burst",
+        title="idle after a message of 1 MiB on each of 500 sessions",
+        drive="idle --sessions 500 --size 1048576",
+        unit="KiB/session",
+        sessions=500,
+    ),
 )

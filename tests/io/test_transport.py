@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.io.tls import MAX_UNASKED, TlsTransport
+from proxy.io.tls import MAX_UNASKED, PIECE, TlsTransport
 from proxy.io.transport import BUFFER, SocketTransport, hang_up
 
 from .rig import LIMIT, socket_pair, tcp_pair, tls_pair
@@ -56,6 +56,75 @@ async def test_received_in_small_pieces(
         received = [await server.receive_some(3) for _ in range(4)]
 
         assert received == [b"012", b"345", b"678", b"9"]
+        await client.aclose()
+        server.close()
+
+
+async def test_much_received_in_small_pieces(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, BIG)
+            received = bytearray()
+            while len(received) < len(BIG):
+                received += await server.receive_some(10_000)
+
+        assert received == BIG
+        await client.aclose()
+        server.close()
+
+
+class WatchedBio:
+    """A memory BIO, and the most that went through it at a time, which is what it will hold."""
+
+    def __init__(self, bio: ssl.MemoryBIO) -> None:
+        self._bio = bio
+        self.largest = 0
+
+    def read(self) -> bytes:
+        data = self._bio.read()
+        self.largest = max(self.largest, len(data))
+        return data
+
+    def write(self, data: bytes) -> int:
+        self._bio.write(data)
+        self.largest = max(self.largest, self._bio.pending)
+        return len(data)
+
+    @property
+    def pending(self) -> int:
+        return self._bio.pending
+
+
+async def test_a_connection_earns_large_buffers(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.io.tls.PATIENCE", 40)
+    with trio.fail_after(LIMIT):
+        client, server = await tls_pair(client_tls, server_tls)
+        incoming, outgoing = WatchedBio(server._incoming), WatchedBio(server._outgoing)
+        monkeypatch.setattr(server, "_incoming", incoming)
+        monkeypatch.setattr(server, "_outgoing", outgoing)
+
+        async def echo(size: int) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send_all, bytes(size))
+                for receiver in (server, client):
+                    left = size
+                    while left:
+                        left -= len(await receiver.receive_some())
+                    if receiver is server:
+                        nursery.start_soon(server.send_all, bytes(size))
+
+        await echo(400_000)
+        assert incoming.largest <= PIECE
+        assert outgoing.largest <= PIECE + 100
+        for _ in range(20):
+            await echo(400_000)
+        assert incoming.largest > 4 * PIECE
+        assert outgoing.largest > 4 * PIECE
         await client.aclose()
         server.close()
 
