@@ -15,6 +15,7 @@ import attrs
 
 from .peers import Peer, Place
 from .procs import Cpu, cpu_of, pss_of, running, tree
+from .wakeup import wakeup_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,6 +161,8 @@ def run_turn(bench: Bench, scenario: Scenario, peer: Peer, found: list[str]) -> 
     Raises:
         TurnFailed: if there is no figure.
     """
+    if scenario.ready_legs:
+        return Sample(cost=wakeup_time(scenario.ready_legs) * 1e6 / scenario.ready_legs)
     with _node(bench) as node, _proxy(bench, peer, found, node.port) as proxy:
         if scenario.sessions:
             return _measure_memory(bench, scenario, proxy)

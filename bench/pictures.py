@@ -16,6 +16,8 @@ from matplotlib import pyplot as plt  # type: ignore[import-not-found, unused-ig
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .curves import Curve
+
 __all__ = ["draw"]
 
 _COLUMNS = 3
@@ -52,16 +54,36 @@ def _latencies(axes: Any, outcome: Outcome) -> None:  # noqa: ANN401
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _sheet(outcomes: list[Outcome], paint: Any, heading: str, file: Path) -> Path:  # noqa: ANN401
-    columns = min(_COLUMNS, len(outcomes))
-    rows = math.ceil(len(outcomes) / columns)
+def _growth(axes: Any, drawn: tuple[Curve, dict[int, Outcome]]) -> None:  # noqa: ANN401
+    curve, outcomes = drawn
+    for peer in dict.fromkeys(peer for outcome in outcomes.values() for peer in outcome.samples):
+        known = {x: outcome for x, outcome in outcomes.items() if peer in outcome.samples}
+        middles = [outcome.spread(peer).median for outcome in known.values()]
+        ours = peer == OURS
+        axes.plot(list(known), middles, marker="o", label=peer, linewidth=2.5 if ours else 1.2)
+    axes.set_xscale("log")
+    if curve.linear:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_title(curve.title, fontsize=9, loc="left", color=_INK)
+    axes.set_xlabel(curve.axis, fontsize=8)
+    axes.set_ylabel(curve.unit, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _sheet(drawn: list[Any], paint: Any, heading: str, file: Path) -> Path:  # noqa: ANN401
+    columns = min(_COLUMNS, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(4.6 * columns, 2.6 * rows + 0.5), squeeze=False
     )
-    for axes in grid.flat[len(outcomes) :]:
+    for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
-    for axes, outcome in zip(grid.flat, outcomes, strict=False):
-        paint(axes, outcome)
+    for axes, one in zip(grid.flat, drawn, strict=False):
+        paint(axes, one)
     figure.suptitle(heading, fontsize=11, color=_INK)
     figure.tight_layout()
     figure.savefig(file, dpi=130)
@@ -69,8 +91,10 @@ def _sheet(outcomes: list[Outcome], paint: Any, heading: str, file: Path) -> Pat
     return file
 
 
-def draw(outcomes: list[Outcome], folder: Path) -> list[Path]:
-    """Write one sheet of costs and one of latencies, and return their files."""
+def draw(
+    outcomes: list[Outcome], curves: dict[Curve, dict[int, Outcome]], folder: Path
+) -> list[Path]:
+    """Write a sheet of costs, one of latencies and one of curves, and return their files."""
     known = [outcome for outcome in outcomes if outcome.samples]
     timed = [outcome for outcome in known if not outcome.scenario.sessions]
     heading = "Cost in the proxy: median, lowest and highest round (less is better)"
@@ -80,4 +104,7 @@ def draw(outcomes: list[Outcome], folder: Path) -> list[Path]:
     if timed:
         heading = "Latency of one echo, push or new session: median of the rounds"
         files.append(_sheet(timed, _latencies, heading, folder / "latency.png"))
+    if curves:
+        heading = "How the cost grows: medians"
+        files.append(_sheet(list(curves.items()), _growth, heading, folder / "growth.png"))
     return files

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .measure import Sample
     from .scenarios import Figure, Goal, Scenario
 
-__all__ = ["BASE", "OURS", "Outcome", "Spread", "print_outcome", "write_json"]
+__all__ = ["BASE", "OURS", "Outcome", "Spread", "print_curve", "print_outcome", "write_json"]
 
 BASE = "nginx"
 OURS = "tidegate"
@@ -121,6 +121,20 @@ def print_outcome(outcome: Outcome) -> None:
     for line in [_alone_line(outcome), *goals]:
         if line:
             print(line)
+
+
+def print_curve(title: str, axis: str, outcomes: dict[int, Outcome]) -> None:
+    """Print what a curve is drawn from: a line for each proxy, a column for each point."""
+    unit = next(iter(outcomes.values())).scenario.unit
+    print(f"\nHow the cost grows: {title}, in {unit}")
+    peers = {peer: None for outcome in outcomes.values() for peer in outcome.samples}
+    print(f"  {axis:>12}" + "".join(f"{x:>10}" for x in outcomes))
+    for peer in peers:
+        medians = [
+            f"{outcome.spread(peer).median:.2f}" if peer in outcome.samples else "-"
+            for outcome in outcomes.values()
+        ]
+        print(f"  {peer:>12}" + "".join(f"{median:>10}" for median in medians))
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .build import build_load, make_certificate
+from .curves import CURVES, Curve, verdict
 from .machine import machine
 from .measure import Bench, Sample, TurnFailed, run_alone, run_turn
 from .peers import HERE, PEERS, Peer
-from .report import Outcome, print_outcome, write_json
+from .report import OURS, Outcome, print_curve, print_outcome, write_json
 from .scenarios import SCENARIOS, Scenario
 
 if TYPE_CHECKING:
@@ -31,9 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
+#: What curves are drawn of; more would take longer than anybody waits.
+_CURVE_PEERS = ("nginx", "haproxy", "tidegate")
+_CURVE_ROUNDS = 2
+
+
+def _names() -> list[str]:
+    return [one.name for one in (*SCENARIOS, *CURVES)]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    names = ", ".join(scenario.name for scenario in SCENARIOS)
+    names = ", ".join(_names())
     parser.add_argument("--only", metavar="A,B", help=f"these scenarios: {names}")
     parser.add_argument("--peers", metavar="A,B", help="these proxies; default: all that are here")
     parser.add_argument("--rounds", type=int, default=5)
@@ -119,7 +129,7 @@ def _bench(arguments: argparse.Namespace) -> Iterator[Bench]:
 
 
 def _alone(bench: Bench, scenario: Scenario) -> Sample | None:
-    return None if scenario.sessions else run_alone(bench, scenario)
+    return None if scenario.sessions or scenario.of_curve else run_alone(bench, scenario)
 
 
 def _run_scenario(
@@ -132,7 +142,9 @@ def _run_scenario(
     outcome = Outcome(scenario, alone=_alone(bench, scenario))
     for turn in range(rounds):
         for peer, found in peers:
-            if peer.large_only and not scenario.large:
+            if (peer.large_only and not scenario.large) or (
+                scenario.ready_legs and peer.name != OURS
+            ):
                 continue
             progress.show(f"{scenario.name}: {peer.name}, round {turn + 1}")
             progress.done += 1
@@ -147,19 +159,35 @@ def _run_scenario(
     return outcome
 
 
-def _draw(outcomes: list[Outcome], folder: Path) -> None:
+def _run_curve(
+    bench: Bench, curve: Curve, peers: list[tuple[Peer, list[str]]], rounds: int, progress: Progress
+) -> dict[int, Outcome]:
+    outcomes = {
+        x: _run_scenario(bench, scenario, peers, rounds, progress)
+        for x, scenario in curve.points.items()
+    }
+    print_curve(curve.title, curve.axis, outcomes)
+    print(f"  {verdict(curve, outcomes)}")
+    return outcomes
+
+
+def _draw(outcomes: list[Outcome], curves: dict[Curve, dict[int, Outcome]], folder: Path) -> None:
     try:
         from .pictures import draw
     except ImportError:
         print("bench: no pictures without matplotlib (dependency group `bench`)", file=sys.stderr)
     else:
-        for file in draw(outcomes, folder):
+        for file in draw(outcomes, curves, folder):
             print(f"bench: {file}", file=sys.stderr)
 
 
-def _turns(scenarios: list[Scenario], peers: list[Peer]) -> int:
+def _turns(scenarios: list[Scenario], curves: list[Curve], peers: list[Peer], rounds: int) -> int:
+    """Return how many turns a run has."""
     small = sum(not peer.large_only for peer in peers)
-    return sum(len(peers) if scenario.large else small for scenario in scenarios)
+    of_curves = sum(peer.name in _CURVE_PEERS for peer in peers)
+    points = sum(len(curve.points) for curve in curves)
+    turns = sum(len(peers) if scenario.large else small for scenario in scenarios)
+    return rounds * turns + min(rounds, _CURVE_ROUNDS) * of_curves * points
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -172,21 +200,30 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     peers = _find_peers(arguments.peers)
-    wanted = _chosen(arguments.only, [scenario.name for scenario in SCENARIOS], "scenario")
+    wanted = _chosen(arguments.only, _names(), "scenario")
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in wanted]
+    wanted_curves = [curve for curve in CURVES if curve.name in wanted]
     versions = {peer.name: peer.version(found) for peer, found in peers}
-    progress = Progress(arguments.rounds * _turns(scenarios, [peer for peer, _ in peers]))
+    rounds = arguments.rounds
+    progress = Progress(_turns(scenarios, wanted_curves, [peer for peer, _ in peers], rounds))
     outcomes: list[Outcome] = []
+    curves: dict[Curve, dict[int, Outcome]] = {}
     try:
         with _bench(arguments) as bench:
             for scenario in scenarios:
-                outcomes.append(_run_scenario(bench, scenario, peers, arguments.rounds, progress))
+                outcomes.append(_run_scenario(bench, scenario, peers, rounds, progress))
                 print_outcome(outcomes[-1])
+            drawn = [(peer, found) for peer, found in peers if peer.name in _CURVE_PEERS]
+            for curve in wanted_curves:
+                curves[curve] = _run_curve(
+                    bench, curve, drawn, min(rounds, _CURVE_ROUNDS), progress
+                )
     except KeyboardInterrupt:
         progress.tell("bench: interrupted")
         raise SystemExit(130) from None
+    every = [*outcomes, *(one for points in curves.values() for one in points.values())]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_json(outcomes, arguments.out / "results.json", machine(), versions, vars(arguments))
-    _draw(outcomes, arguments.out)
-    if any(outcome.failures for outcome in outcomes):
+    write_json(every, arguments.out / "results.json", machine(), versions, vars(arguments))
+    _draw(outcomes, curves, arguments.out)
+    if any(outcome.failures for outcome in every):
         raise SystemExit(1)

@@ -31,10 +31,12 @@ class Scenario:
     name: str
     title: str
     drive: str  # the generator's mode and options
-    unit: Literal["µs/message", "ms/session", "KiB/session"]
+    unit: Literal["µs/message", "ms/session", "KiB/session", "µs/leg"]
     relayed: int = 0  # relayed messages per message that the generator counted
     sessions: int = 0  # what an idle figure is divided by
     goals: tuple[Goal, ...] = ()
+    ready_legs: int = 0  # not another process is measured, but the splicer's wake-up in this one
+    of_curve: bool = False  # a point of a curve: without the load alone
     large: bool = False  # nginx is measured with larger buffers too, and the better one counts
 
 
