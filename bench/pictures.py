@@ -12,6 +12,7 @@ from .report import OURS, Outcome
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # type: ignore[import-not-found, unused-ignore]
+from matplotlib.ticker import NullFormatter  # type: ignore[import-not-found, unused-ignore]
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +63,7 @@ def _growth(axes: Any, drawn: tuple[Curve, dict[int, Outcome]]) -> None:  # noqa
         ours = peer == OURS
         axes.plot(list(known), middles, marker="o", label=peer, linewidth=2.5 if ours else 1.2)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if curve.linear:
         axes.set_yscale("log")
     else:

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from .measure import Sample
     from .scenarios import Figure, Goal, Scenario
 
-__all__ = ["BASE", "OURS", "Outcome", "Spread", "print_curve", "print_outcome", "write_json"]
+__all__ = [
+    "BASE",
+    "OURS",
+    "Outcome",
+    "Spread",
+    "document",
+    "print_curve",
+    "print_outcome",
+    "write_results",
+]
 
 BASE = "nginx"
 OURS = "tidegate"
@@ -161,19 +170,53 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write_json(
+def document(
     outcomes: list[Outcome],
-    file: Path,
     machine: dict[str, str | int],
     versions: dict[str, str],
     settings: dict[str, Any],
-) -> None:
-    """Write everything that was measured."""
-    document = {
+) -> dict[str, Any]:
+    """Return everything that was measured, as JSON has it."""
+    return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine,
         "versions": versions,
         "settings": {name: settings[name] for name in ("rounds", "seconds", "warmup", "no_pin")},
         "scenarios": [_plain(outcome) for outcome in outcomes],
     }
-    file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_results(results: dict[str, Any], folder: Path) -> None:
+    """Write results.json, and the table that README shows, table.md."""
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n")
+    (folder / "table.md").write_text(_table(results))
+
+
+def _table(results: dict[str, Any]) -> str:
+    """Return a line for each scenario, a column for each proxy; of nginx's variants the best."""
+    peers = list(dict.fromkeys(name.partition("-")[0] for name in results["versions"]))
+    lines = ["| median | unit | " + " | ".join(peers) + f" | {OURS} / {BASE} |"]
+    lines.append("|---|---|" + "--:|" * (len(peers) + 1))
+    for one in results["scenarios"]:
+        scenario, summary = one["scenario"], one["summary"]
+        if scenario["of_curve"] or OURS not in summary:
+            continue
+        cells = [_best_cost(summary, peer) for peer in peers]
+        ratio = summary[OURS]["ratio_to_nginx"]
+        spread = f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
+        lines.append(
+            f"| {scenario['title']} | {scenario['unit']} | {' | '.join(cells)} | {spread} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _best_cost(summary: dict[str, Any], peer: str) -> str:
+    costs = [
+        found["cost"]["median"]
+        for name, found in summary.items()
+        if name == peer or name.startswith(f"{peer}-")
+    ]
+    if not costs:
+        return "-"
+    return f"{min(costs):.0f}" if min(costs) >= 100 else f"{min(costs):.2f}"

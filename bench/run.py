@@ -23,7 +23,7 @@ from .curves import CURVES, Curve, verdict
 from .machine import machine
 from .measure import Bench, Sample, TurnFailed, run_alone, run_turn
 from .peers import HERE, PEERS, Peer
-from .report import OURS, Outcome, print_curve, print_outcome, write_json
+from .report import OURS, Outcome, document, print_curve, print_outcome, write_results
 from .scenarios import SCENARIOS, Scenario
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def main() -> None:
         raise SystemExit(130) from None
     every = [*outcomes, *(one for points in curves.values() for one in points.values())]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_json(every, arguments.out / "results.json", machine(), versions, vars(arguments))
+    write_results(document(every, machine(), versions, vars(arguments)), arguments.out)
     _draw(outcomes, curves, arguments.out)
     if any(outcome.failures for outcome in every):
         raise SystemExit(1)
