@@ -28,7 +28,9 @@ from cattrs.gen import make_dict_structure_fn, override
 from proxy.errors import ConfigError
 
 from .address import Address
-from .model import Config, Invalid, Node
+from .checks import Invalid
+from .model import Config
+from .upstream import Node
 
 _NAMES = {
     dict: "a table",

@@ -7,8 +7,6 @@ fields; `Config` checks that names refer to something.
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,85 +14,24 @@ import attrs
 from attrs import validators
 
 from .address import Address
-
-_HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|[0-9a-f:]+", re.ASCII)
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+|null", re.ASCII)
-
-Balance = Literal["least_connections", "round_robin"]
-
-
-class Invalid(ValueError):
-    """Faults of one section, each as `(key path within it, reason)`."""
-
-    def __init__(self, *faults: tuple[str, str]) -> None:
-        super().__init__("; ".join(f"{key}: {reason}" if key else reason for key, reason in faults))
-        self.faults = faults
-
-
-def _above(low: float) -> Any:
-    def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
-        if not value > low:
-            raise ValueError(f"must be more than {low:g}, not {value:g}")
-        if value == math.inf:
-            raise ValueError("must be finite: every wait has an end")
-
-    return check
-
-
-def _within(low: float, high: float) -> Any:
-    def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high}, not {value}")
-
-    return check
-
-
-def _seconds(default: float) -> Any:
-    return attrs.field(default=default, validator=_above(0))
-
-
-def _count(default: int, low: int = 1, high: int = 2**31) -> Any:
-    return attrs.field(default=default, validator=_within(low, high))
-
-
-def _one_of(*allowed: object) -> Any:
-    def check(_: object, __: attrs.Attribute[Any], value: object) -> None:
-        if value not in allowed:
-            raise ValueError(f"must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-    return check
-
-
-def _starts_with_slash(_: object, __: attrs.Attribute[Any], value: str) -> None:
-    if not value.startswith("/"):
-        raise ValueError(f"must start with /, not {value!r}")
-    if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch in "?#" for ch in value):
-        raise ValueError(f"{value!r} cannot be in a request's path")
-
-
-def _host_name(_: object, __: attrs.Attribute[Any], value: str) -> None:
-    if not _HOST.fullmatch(value):
-        raise ValueError(f"must be a host name without port or wildcard, not {value!r}")
-
-
-def _origins(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
-    for origin in value:
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"must be like https://app.example.org, without a path: {origin!r}")
-
-
-def _reachable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
-    if not value.path and not value.port:
-        raise ValueError("a node needs a port")
+from .checks import (
+    Invalid,
+    bindable,
+    count,
+    host_name,
+    lower,
+    origin_list,
+    repeated,
+    seconds,
+    starts_with_slash,
+    within,
+)
+from .upstream import Upstream
 
 
 def _only_one_worker(_: object, __: attrs.Attribute[Any], value: int) -> None:
     if value != 1:
         raise ValueError("only 1 is supported by this version")
-
-
-def _lower(value: str | None) -> str | None:
-    return None if value is None else value.lower()
 
 
 @attrs.frozen(kw_only=True)
@@ -118,11 +55,11 @@ class ListenerTls:
 class Listener:
     """A bound address."""
 
-    bind: Address
+    bind: Address = attrs.field(validator=bindable)
     name: str = ""
     tls: ListenerTls | None = None
     # nginx 511, HAProxy: its maxconn; the kernel caps it at net.core.somaxconn (4096)
-    backlog: int = _count(1024, high=65_535)
+    backlog: int = count(1024, high=65_535)
 
     @property
     def scheme(self) -> Literal["http", "https"]:
@@ -140,20 +77,18 @@ class Route:
     """
 
     upstream: str
-    path: str | None = attrs.field(default=None, validator=validators.optional(_starts_with_slash))
-    prefix: str | None = attrs.field(
-        default=None, validator=validators.optional(_starts_with_slash)
-    )
+    path: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
+    prefix: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
     # Requests' hosts are compared in lower case.
     host: str | None = attrs.field(
-        default=None, converter=_lower, validator=validators.optional(_host_name)
+        default=None, converter=lower, validator=validators.optional(host_name)
     )
     listener: str | None = None
     websocket: bool = False
     # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
     # None allows all, as every peer does: deepstream itself never checks.
     origins: tuple[str, ...] | None = attrs.field(
-        default=None, validator=validators.optional(_origins)
+        default=None, validator=validators.optional(origin_list)
     )
 
     def __attrs_post_init__(self) -> None:
@@ -170,113 +105,52 @@ class Route:
 
 
 @attrs.frozen(kw_only=True)
-class Node:
-    """One address in an upstream; in a file also just the address."""
-
-    address: Address = attrs.field(validator=_reachable)
-    # nginx and HAProxy: 1, up to 256 (HAProxy)
-    weight: int = _count(1, high=256)
-
-
-@attrs.frozen(kw_only=True)
-class NodeTls:
-    """TLS towards nodes.  Verification cannot be switched off: name the CA that signed them."""
-
-    ca_file: Path | None = None
-    # The name to ask for and to check; default: the node's host.
-    server_name: str | None = attrs.field(
-        default=None, converter=_lower, validator=validators.optional(_host_name)
-    )
-
-
-@attrs.frozen(kw_only=True)
-class Rest:
-    """How long a node that failed is left alone; doubles with each failure in a row.
-
-    nginx: a fixed 10 s (fail_timeout); Traefik's failure window: 10 s; Apache: 60 s.  A deepstream
-    client has five tries within 40 s, so the first rest is short.
-    """
-
-    first: float = _seconds(1.0)
-    longest: float = _seconds(30.0)
-
-    def __attrs_post_init__(self) -> None:
-        if self.longest < self.first:
-            raise Invalid(("longest", f"must be at least first ({self.first:g})"))
-
-
-@attrs.frozen(kw_only=True)
-class Upstream:
-    """A named pool of nodes."""
-
-    nodes: tuple[Node, ...] = attrs.field(validator=validators.min_len(1))
-    # HAProxy recommends leastconn for very long sessions; nginx's default is round robin
-    balance: Balance = "least_connections"
-    tls: NodeTls | None = None
-    rest: Rest = attrs.field(factory=Rest)
-    # What a client gets when there is nobody to ask.  nginx 502, HAProxy 503; 500 is what
-    # deepstream's documentation asks of its proxy.
-    unavailable_status: int = attrs.field(default=500, validator=_one_of(500, 502, 503, 504))
-
-    def __attrs_post_init__(self) -> None:
-        faults = _repeated([(f"nodes[{i}]", node.address) for i, node in enumerate(self.nodes)])
-        if self.tls is not None and self.tls.server_name is None:
-            faults += [
-                (f"nodes[{i}]", "a unix socket has no name to check: tls needs server_name")
-                for i, node in enumerate(self.nodes)
-                if node.address.path
-            ]
-        if faults:
-            raise Invalid(*faults)
-
-
-@attrs.frozen(kw_only=True)
 class Timeouts:
     # TLS handshake and request head together.  nginx 60, HAProxy's advice 10
-    handshake: float = _seconds(10.0)
+    handshake: float = seconds(10.0)
     # Between two requests of a client.  nginx 75, Apache 5
-    keepalive: float = _seconds(60.0)
+    keepalive: float = seconds(60.0)
     # One try to connect to a node, its TLS included.  nginx 60, HAProxy's advice 5, Envoy 5
-    dial: float = _seconds(2.0)
+    dial: float = seconds(2.0)
     # One node's answer to an upgrade.  nginx 60
-    upgrade: float = _seconds(5.0)
+    upgrade: float = seconds(5.0)
     # All tries of one request together: deepstream's client has no time-out of its own
-    reach: float = _seconds(10.0)
+    reach: float = seconds(10.0)
     # The head of a node's answer to an ordinary request.  nginx 60, Envoy 15; deepstream's own
     # limit for /api is 20
-    response: float = _seconds(30.0)
+    response: float = seconds(30.0)
     # Between two pieces of a body, either way.  nginx 60
-    body: float = _seconds(60.0)
+    body: float = seconds(60.0)
     # A closing handshake, from the first Close to the end of the last leg.  ws 30, websockets 10
-    close: float = _seconds(5.0)
+    close: float = seconds(5.0)
     # How long a client that was told goodbye may take to hang up.  nginx 5 (lingering_timeout)
-    linger: float = _seconds(2.0)
+    linger: float = seconds(2.0)
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
     # Open connections from clients; each session needs two file descriptors, so the process's
     # limit may lower it.  nginx 512 per worker, HAProxy: from the file limit
-    connections: int = _count(10_000)
+    connections: int = count(10_000)
     # Connections beyond that limit which are told so (503) at a time; the rest are just closed
-    shedding: int = _count(100, low=0)
+    shedding: int = count(100, low=0)
     # Request line and headers.  nginx 4 x 8 KiB, HAProxy 16 KiB, Node.js 16 KiB
-    head_bytes: int = _count(16 * 1024, low=512, high=2**20)
+    head_bytes: int = count(16 * 1024, low=512, high=2**20)
     # nginx 8 KiB, Apache 8190
-    target_bytes: int = _count(8 * 1024, low=64, high=2**20)
+    target_bytes: int = count(8 * 1024, low=64, high=2**20)
     # HAProxy 101, Apache 100
-    headers: int = _count(100, high=10_000)
+    headers: int = count(100, high=10_000)
     # nginx 1 MiB; deepstream refuses more than 1 MiB itself
-    body_bytes: int = _count(2**20, low=0, high=2**50)
+    body_bytes: int = count(2**20, low=0, high=2**50)
 
 
 @attrs.frozen(kw_only=True)
 class Shutdown:
     # Sessions are closed evenly over this time, so that their clients, which come back at once,
     # don't come back all at once.  HAProxy's close-spread-time: off; 0 closes all at once
-    spread: float = attrs.field(default=5.0, validator=_within(0, 86_400))
+    spread: float = attrs.field(default=5.0, validator=within(0, 86_400))
     # After this the process ends, whatever is still open.  Kubernetes kills at 30
-    deadline: float = _seconds(25.0)
+    deadline: float = seconds(25.0)
 
     def __attrs_post_init__(self) -> None:
         if self.deadline < self.spread:
@@ -337,14 +211,4 @@ class Config:
             for i, x in enumerate(self.listeners)
             if x.bind.port or x.bind.path
         ]
-        return _repeated(routes) + _repeated(names) + _repeated(binds)
-
-
-def _repeated(keyed: list[tuple[str, Any]]) -> list[tuple[str, str]]:
-    first: dict[Any, str] = {}
-    faults = []
-    for key, value in keyed:
-        if value in first:
-            faults.append((key, f"is the same as {first[value]}"))
-        first.setdefault(value, key)
-    return faults
+        return repeated(routes) + repeated(names) + repeated(binds)

@@ -18,7 +18,8 @@ from typing import Final, cast
 
 import trio
 
-from proxy.config.model import Config, ListenerTls, NodeTls
+from proxy.config.model import Config, ListenerTls
+from proxy.config.upstream import NodeTls
 from proxy.errors import ConfigError
 
 from .transport import BUFFER, CHUNK, Bytes, SocketTransport, translated

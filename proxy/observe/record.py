@@ -49,8 +49,15 @@ class Record:
     dial_time: float | None = None
     #: From the handshake's way to the node that answered, to its answer.
     upgrade_time: float | None = None
+    #: How long it waited, with nothing sent, for there to be a node.
+    hold_time: float | None = None
     #: A session's from its 101 on; a request's from its first byte on.
     session_time: float | None = None
+
+    @property
+    def asked_time(self) -> float:
+        """What the node that answered took from dial to answer."""
+        return (self.dial_time or 0.0) + (self.upgrade_time or 0.0)
 
     def take(self, tunnel: Tunnel) -> None:
         """Note what a tunnel knows."""

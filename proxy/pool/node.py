@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import Literal, Self
 
 import attrs
 
-from proxy.config.model import Node as NodeConfig
-from proxy.config.model import Rest
+from proxy.config.address import Address
+from proxy.config.upstream import Node as NodeConfig
+from proxy.config.upstream import Upstream as UpstreamConfig
+
+from .drain import DrainDetector
+from .health import Health
+from .latency import Latency
+
+#: What an operator wants of it; `drain`: no new sessions, and those it has leave at a pace.
+Admin = Literal["ready", "drain", "down"]
+#: Why it is asked or not, in the order in which the reasons are looked at.
+NodeState = Literal[
+    "down by hand", "drain by hand", "gone", "unknown", "down", "resting", "draining", "up"
+]
+#: The share with which a node begins that comes back.
+FIRST_SHARE = 0.1
 
 
 @attrs.frozen
 class NodeStatistics:
-    """What an operator sees of a node.  `rests_until` is a time of the pool's clock, or 0."""
+    """What an operator sees of a node.  Times are of the pool's clock, 0 where there is none."""
 
     address: str
     weight: int
+    backup: bool
+    state: NodeState
     sessions: int
     failures_in_a_row: int
     rests_until: float
+    #: Of its full share, while it starts slowly.
+    share: float
+    latency: float | None
 
 
 class Lease:
@@ -33,8 +53,10 @@ class Lease:
     def release(self) -> None:
         """Let go; once is enough, more often is no harm."""
         if self.node is not None:
-            self.node.sessions -= 1
-            self.node = None
+            node, self.node = self.node, None
+            node.sessions -= 1
+            if node.room == 1:
+                node.freed()
 
     def __enter__(self) -> Self:
         return self
@@ -44,50 +66,109 @@ class Lease:
 
 
 class Node:
-    """State of one address in an upstream."""
+    """State of one address in an upstream.
 
-    def __init__(self, config: NodeConfig, rest: Rest) -> None:
-        self.address = config.address
-        self.name = str(config.address)
+    `joined` is when it was found by its name; None for one that was there from the beginning.
+    `freed` is called when it was full and has room again.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        upstream: UpstreamConfig,
+        *,
+        address: Address | None = None,
+        joined: float | None = None,
+        freed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config = config
+        self.address = address or config.address
+        self.name = str(self.address)
         self.weight = config.weight
+        self.backup = config.backup
         #: Sessions and requests under way.
         self.sessions = 0
-        self._rest = rest
-        self._failures = 0
-        self._rests_until = 0.0
+        self.admin: Admin = "ready"
+        #: No name stands for it any more.
+        self.gone = False
+        self.health = Health(upstream.probe, upstream.rest)
+        self.health.back_since = joined
+        self.drain = DrainDetector(upstream.detect_drain)
+        self.latency = Latency()
+        self.freed = freed
+        self._slow_start = upstream.slow_start
         #: Smooth weighted round robin's running credit, see `pool.policy`.
-        self.credit = 0
+        self.credit = 0.0
 
-    def available(self, now: float) -> bool:
-        """Whether it may be asked."""
-        return now >= self._rests_until
+    def takes(self, now: float) -> bool:
+        """Whether it may be given a session, if it has room for one."""
+        return (
+            self.admin == "ready"
+            and not self.gone
+            and self.health.available(now)
+            and not self.drain.draining(now)
+        )
 
     @property
-    def rests_until(self) -> float:
-        return self._rests_until
+    def room(self) -> int:
+        """How many more it may have; a large number where there is no limit."""
+        limit = self.config.max_sessions
+        return max(0, limit - self.sessions) if limit else 2**31
 
-    def failed(self, now: float) -> None:
-        """Let it rest: `first` seconds after one failure, twice as long after each further one.
+    def share(self, now: float) -> float:
+        """Return its weight as it counts now: a node that came back works up to it."""
+        since = self.health.back_since
+        if since is None or now >= since + self._slow_start:
+            return float(self.weight)
+        return self.weight * max(FIRST_SHARE, (now - since) / self._slow_start)
 
-        Attempts that were under way together fail together; they count as one failure.
-        """
-        if now < self._rests_until:
-            return
-        # 2**16 times any rest is beyond `longest`; the exponent must not grow without bound.
-        rest = self._rest.first * 2 ** min(self._failures, 16)
-        self._rests_until = now + min(rest, self._rest.longest)
-        self._failures += 1
+    def load(self, now: float) -> float:
+        """Return the sessions that it would have with one more, for its share."""
+        return (self.sessions + 1) / self.share(now)
 
-    def answered(self) -> None:
-        """Forget its failures."""
-        self._failures = 0
-        self._rests_until = 0.0
+    def failed(self, now: float, *, unreachable: bool) -> None:
+        """Take notice that a request failed by its fault."""
+        self.health.failed(now, unreachable=unreachable)
+        if unreachable:
+            self.drain.over()
+
+    def probed(self, now: float, *, well: bool, unreachable: bool = False) -> None:
+        """Take a probe's result."""
+        self.health.probed(now, well=well)
+        if unreachable:
+            self.drain.over()
+
+    def answered(self, now: float, seconds: float | None = None) -> None:
+        """Take notice that it answered a request, in so many seconds."""
+        self.health.answered(now)
+        if seconds is not None:
+            self.latency.measured(now, seconds)
 
     def lease(self) -> Lease:
         """Hold on to it for one session or request, until the lease is released."""
         return Lease(self)
 
-    def statistics(self) -> NodeStatistics:
+    def state(self, now: float) -> NodeState:
+        """Return why it is asked, or is not."""
+        if self.admin != "ready":
+            return "down by hand" if self.admin == "down" else "drain by hand"
+        if self.gone:
+            return "gone"
+        if self.health.state != "up":
+            return self.health.state
+        if now < self.health.rests_until:
+            return "resting"
+        return "draining" if self.drain.draining(now) else "up"
+
+    def statistics(self, now: float) -> NodeStatistics:
         return NodeStatistics(
-            self.name, self.weight, self.sessions, self._failures, self._rests_until
+            address=self.name,
+            weight=self.weight,
+            backup=self.backup,
+            state=self.state(now),
+            sessions=self.sessions,
+            failures_in_a_row=self.health.rests,
+            rests_until=self.health.rests_until,
+            share=self.share(now) / self.weight,
+            latency=self.latency.mean,
         )

@@ -1,48 +1,156 @@
-"""A named pool of nodes, and the order in which one request may try them."""
+"""A named pool of nodes: who may be asked, in which order, and what became of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Callable, Collection, Iterable
+from random import Random
 
-from proxy.config.model import Upstream as UpstreamConfig
-from proxy.errors import NodeError, NoNode
+from proxy.config.address import Address
+from proxy.config.upstream import Node as NodeConfig
+from proxy.config.upstream import Upstream as UpstreamConfig
+from proxy.errors import ClosedEarly, DialError, NodeError, NoNode
 
-from .node import Node
+from .hold import HoldQueue
+from .node import Admin, Node
 from .policy import POLICIES
 
 
 class Upstream:
-    """The nodes under one name, with the policy that chooses among them."""
+    """The nodes under one name, the policy that chooses among them, and those who wait for one.
 
-    def __init__(self, name: str, config: UpstreamConfig) -> None:
+    `random` is for the policies that draw.  `changed` is called whenever there may be room where
+    there was none, or a node wants to be probed at once; whoever drives the pool sets it.
+    """
+
+    def __init__(self, name: str, config: UpstreamConfig, *, random: Random | None = None) -> None:
         self.name = name
         self.config = config
-        self.nodes = [Node(node, config.rest) for node in config.nodes]
-        self._choose = POLICIES[config.balance]
+        #: A name's addresses join when they are known.
+        self.nodes = [
+            Node(node, config, freed=self._freed)
+            for node in config.nodes
+            if not needs_resolving(node.address)
+        ]
+        self.hold: HoldQueue = HoldQueue(config.hold)
+        self.changed: Callable[[], None] = lambda: None
+        self._random = random or Random()
+        self._policy = POLICIES[config.balance]
 
-    def choose(self, now: float, tried: Container[Node] = ()) -> Node | None:
-        """Return the node to ask next, None if none is left that rests not and was not tried."""
+    def _join(self, config: NodeConfig, address: Address, joined: float | None) -> Node:
+        return Node(config, self.config, address=address, joined=joined, freed=self._freed)
+
+    def _freed(self) -> None:
+        if len(self.hold):
+            self.changed()
+
+    def choose(self, now: float, tried: Collection[Node] = (), key: bytes = b"") -> Node | None:
+        """Return the node to ask next, None if none is left that may be asked and was not tried."""
         candidates = self._candidates(now, tried)
-        return self._choose(candidates) if candidates else None
+        return self._policy(candidates, now, key, self._random) if candidates else None
 
-    def any_left(self, now: float, tried: Container[Node]) -> bool:
+    def any_left(self, now: float, tried: Collection[Node]) -> bool:
         """Whether `choose` would find a node, which it would then count on."""
         return bool(self._candidates(now, tried))
 
-    def _candidates(self, now: float, tried: Container[Node]) -> list[Node]:
-        return [node for node in self.nodes if node.available(now) and node not in tried]
+    def _candidates(self, now: float, tried: Collection[Node] = ()) -> list[Node]:
+        """Return who may be asked: backups only when no other node takes sessions at all."""
+        taking = [node for node in self.nodes if node.takes(now)]
+        first = [node for node in taking if not node.backup]
+        return [node for node in first or taking if node.room and node not in tried]
+
+    def room(self, now: float) -> int:
+        """Return how many sessions there is room for."""
+        return sum(node.room for node in self._candidates(now))
+
+    def next_change(self, now: float) -> float:
+        """Return when, if nothing else happens, another node may be asked; infinity: never."""
+        times = [t for node in self.nodes for t in (node.health.rests_until, node.drain.until())]
+        return min((t for t in times if t > now), default=math.inf)
+
+    def last_resort(self, now: float) -> Node | None:
+        """Return the node to try when all are down: the one whose failure is the oldest.
+
+        Never one that was taken out by hand, is draining, gone or full.
+        """
+        least_bad = [
+            node
+            for node in self.nodes
+            if node.admin == "ready"
+            and not node.gone
+            and not node.drain.draining(now)
+            and node.room
+        ]
+        return min(least_bad, key=lambda node: node.health.failed_at, default=None)
 
     def note(self, node: Node, error: NodeError, now: float) -> None:
         """Take notice of how asking a node failed."""
         if error.counts:
-            node.failed(now)
+            node.failed(now, unreachable=isinstance(error, DialError))
+        elif isinstance(error, ClosedEarly):
+            node.health.suspect = True
+        if node.health.suspect:
+            self.changed()
+
+    def closed_by_node(self, node: Node, code: int, now: float) -> bool:
+        """Take notice of a Close that a node sent first; return whether the node is now draining.
+
+        The only node of an upstream never is: better a dying node than none.
+        """
+        return len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions - 1)
+
+    def set_admin(self, node: Node, admin: Admin, now: float) -> None:
+        """Have a node as the operator wants it; back from being out it starts slowly."""
+        if admin == "ready" and node.admin != "ready":
+            node.health.back_since = now
+        node.admin = admin
+        self.changed()
+
+    def resolved(self, config: NodeConfig, addresses: Iterable[Address], now: float) -> bool:
+        """Take a name's addresses: new ones join, those that vanished are gone, but keep sessions.
+
+        Returns whether anything is new.
+        """
+        known = {node.address: node for node in self.nodes}
+        # Those that are there at the start of the proxy are not warmed: all would be alike.
+        joined = now if any(node.config is config for node in self.nodes) else None
+        wanted = set(addresses)
+        new = False
+        for address in sorted(wanted, key=str):
+            node = known.get(address)
+            if node is None:
+                self.nodes.append(self._join(config, address, joined))
+                new = True
+            elif node.gone:
+                node.gone, node.health.back_since = False, now
+                new = True
+        for node in self.nodes:
+            if node.config is config and node.address not in wanted and not node.gone:
+                node.gone = True
+                new = True
+        self.forget_gone()
+        if new:
+            self.changed()
+        return new
+
+    def forget_gone(self) -> None:
+        """Drop nodes that are gone and that nobody holds on to."""
+        self.nodes = [node for node in self.nodes if not node.gone or node.sessions]
 
     def nobody(self, now: float) -> NoNode:
         """Return the error of a request for which there is nobody to ask."""
-        soonest = min((node.rests_until for node in self.nodes), default=now) - now
+        soonest = min((node.health.rests_until for node in self.nodes), default=now) - now
         return NoNode(
             self.name,
             status=self.config.unavailable_status,
             retry_after=max(1, math.ceil(soonest)),
         )
+
+
+def needs_resolving(address: Address) -> bool:
+    """Whether an address is a name, which stands for any number of addresses."""
+    return bool(address.srv or (address.host and not _is_numeric(address.host)))
+
+
+def _is_numeric(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()

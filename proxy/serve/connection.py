@@ -281,9 +281,9 @@ class Exchange:
         established = None
         try:
             if answer.status_code >= 500:
-                attempt.node.failed(trio.current_time())
+                attempt.node.failed(trio.current_time(), unreachable=False)
             else:
-                attempt.node.answered()
+                attempt.node.answered(trio.current_time(), self._record.asked_time)
             if isinstance(answer, h11.Response):
                 limit = self._timeouts.body
                 await relay_response(node, answer, self._http, self._record, limit=limit)

@@ -77,7 +77,7 @@ class Forward:
         )
         try:
             await self._exchange(node)
-            attempt.node.answered()
+            attempt.node.answered(trio.current_time())
         except NodeError as error:
             upstream.note(attempt.node, error, trio.current_time())
             raise

@@ -10,7 +10,8 @@ import pytest
 import trustme
 
 from proxy.config.load import parse_config
-from proxy.config.model import Config, Node, Rest, Route, Upstream
+from proxy.config.model import Config, Route
+from proxy.config.upstream import Node, Rest, Upstream
 from proxy.io.tls import check_tls
 
 CONF = Path(__file__).parent.parent.parent / "conf"

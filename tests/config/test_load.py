@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.config.address import Address
 from proxy.config.load import load_config, parse_config
+from proxy.config.checks import Invalid
 from proxy.config.model import (
     Certificate,
     Config,
@@ -21,14 +22,11 @@ from proxy.config.model import (
     Listener,
     ListenerTls,
     Log,
-    Node,
-    NodeTls,
-    Rest,
     Route,
     Shutdown,
     Timeouts,
-    Upstream,
 )
+from proxy.config.upstream import Node, NodeTls, Rest, Upstream
 from proxy.errors import ConfigError
 
 MINIMAL = """

@@ -10,22 +10,19 @@ import attrs
 import pytest
 
 from proxy.config.address import Address
+from proxy.config.checks import Invalid
 from proxy.config.model import (
     Certificate,
     Config,
-    Invalid,
     Limits,
     Listener,
     ListenerTls,
     Log,
-    Node,
-    NodeTls,
-    Rest,
     Route,
     Shutdown,
     Timeouts,
-    Upstream,
 )
+from proxy.config.upstream import Node, NodeTls, Rest, Upstream
 
 TLS = ListenerTls(certificates=(Certificate(cert_file=Path("c"), key_file=Path("k")),))
 NODE = Node(address=Address("n", 1))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
-from proxy.config.model import Node as NodeConfig
-from proxy.config.model import Rest
+from proxy.config.upstream import Node as NodeConfig
+from proxy.config.upstream import Rest
 from proxy.pool.node import Node, NodeStatistics
 
 ADDRESS = Address("127.0.0.1", 6020)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
-from proxy.config.model import Balance, Rest
-from proxy.config.model import Node as NodeConfig
+from proxy.config.upstream import Balance, Rest
+from proxy.config.upstream import Node as NodeConfig
 from proxy.pool.node import Node
 from proxy.pool.policy import POLICIES, Policy, least_connections, round_robin
 

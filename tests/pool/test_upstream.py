@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
-from proxy.config.model import Balance, Rest
-from proxy.config.model import Node as NodeConfig
-from proxy.config.model import Upstream as UpstreamConfig
+from proxy.config.upstream import Balance, Rest
+from proxy.config.upstream import Node as NodeConfig
+from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import BadResponse, ClosedEarly, DialRefused, NodeError, NodeUnwilling
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream

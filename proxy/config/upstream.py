@@ -1,0 +1,247 @@
+"""An upstream: its nodes, and how they are chosen, watched and waited for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import validators
+
+from .address import Address
+from .checks import (
+    Invalid,
+    count,
+    host_name,
+    lower,
+    one_of,
+    reachable,
+    repeated,
+    seconds,
+    starts_with_slash,
+    within,
+)
+
+Balance = Literal["least_connections", "round_robin", "random_two", "hash", "least_latency"]
+ProbeKind = Literal["none", "tcp", "http", "websocket", "deepstream", "mqtt"]
+
+#: Which keys mean something to which kind of probe.
+_PROBE_KEYS: dict[ProbeKind, tuple[str, ...]] = {
+    "none": (),
+    "tcp": (),
+    "mqtt": (),
+    "http": ("path", "host", "origin", "headers", "status", "expect"),
+    "websocket": ("path", "host", "origin", "headers", "send", "expect"),
+    "deepstream": ("path", "host", "origin", "headers"),
+}
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def _hash_source(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    kind, _, name = value.partition(":")
+    if kind == "client" and not name and value == "client":
+        return
+    if kind not in ("header", "cookie", "query") or not _TOKEN.fullmatch(name):
+        allowed = '"client", "header:NAME", "cookie:NAME" or "query:NAME"'
+        raise ValueError(f"must be {allowed}, not {value!r}")
+
+
+def _header_fields(_: object, __: attrs.Attribute[Any], value: dict[str, str]) -> None:
+    for name, text in value.items():
+        if not _TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
+            raise ValueError(f"cannot be sent as a header: {name!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Node:
+    """One address in an upstream, or a name that stands for several; also just the address.
+
+    A host name is resolved again and again, and each of its addresses is a node.
+    """
+
+    address: Address = attrs.field(validator=reachable)
+    # nginx and HAProxy: 1, up to 256 (HAProxy)
+    weight: int = count(1, high=256)
+    # Asked only while none of the others can be.
+    backup: bool = False
+    # Sessions and requests at a time; 0: any number.  nginx max_conns 0, HAProxy maxconn 0
+    max_sessions: int = count(0, low=0)
+
+
+@attrs.frozen(kw_only=True)
+class NodeTls:
+    """TLS towards nodes.  Verification cannot be switched off: name the CA that signed them."""
+
+    ca_file: Path | None = None
+    # The name to ask for and to check; default: the node's host.
+    server_name: str | None = attrs.field(
+        default=None, converter=lower, validator=validators.optional(host_name)
+    )
+    # What to show a node that asks for a certificate.
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise Invalid(("", "cert_file and key_file belong together"))
+
+
+@attrs.frozen(kw_only=True)
+class Rest:
+    """How long a node that failed is left alone; doubles with each failure in a row.
+
+    A node that cannot be reached rests at once, any other failure has to come `failures` times
+    within `window`.  nginx: one failure, a fixed 10 s (fail_timeout); Traefik's window: 10 s;
+    Apache: 60 s; Envoy: five answers of 5xx in a row.  A deepstream client has five tries within
+    40 s, so the first rest is short.
+    """
+
+    first: float = seconds(1.0)
+    longest: float = seconds(30.0)
+    failures: int = count(3)
+    window: float = seconds(10.0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.longest < self.first:
+            raise Invalid(("longest", f"must be at least first ({self.first:g})"))
+
+
+@attrs.frozen(kw_only=True)
+class Probe:
+    """Ask a node how it is, every now and then.
+
+    deepstream: upgrade, challenge and answer, Close; nothing less tells that a node works, and a
+    node that is silent after its 101 is a healthy one.
+    websocket: upgrade, `send` and `expect` if they are there, ping and pong, Close.
+    http: GET, one of `status` (default: below 400), `expect` within the body.
+    mqtt: CONNECT and CONNACK.  tcp: connect.
+    """
+
+    kind: ProbeKind = "none"
+    # nginx plus 5, HAProxy 2, Envoy: to be said, Traefik 30
+    interval: float = seconds(2.0)
+    # While it is down.  HAProxy downinter: as interval
+    down_interval: float = seconds(0.5)
+    # HAProxy: the interval
+    timeout: float = seconds(2.0)
+    # How many in a row bring it up and down.  HAProxy 2 and 3, nginx plus 1 and 1
+    rise: int = count(1, high=1000)
+    fall: int = count(2, high=1000)
+    path: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
+    host: str | None = None
+    origin: str | None = None
+    headers: dict[str, str] = attrs.field(factory=dict, validator=_header_fields)
+    status: tuple[int, ...] = ()
+    send: str = ""
+    expect: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        own = _PROBE_KEYS[self.kind]
+        faults = [
+            (name, f"means nothing to a probe of kind {self.kind!r}")
+            for name in ("path", "host", "origin", "headers", "status", "send", "expect")
+            if getattr(self, name) and name not in own
+        ]
+        if faults:
+            raise Invalid(*faults)
+
+    @property
+    def target(self) -> str:
+        """The path to ask for."""
+        return self.path or ("/deepstream" if self.kind == "deepstream" else "/")
+
+
+@attrs.frozen(kw_only=True)
+class Hold:
+    """Let requests wait, with nothing sent, while there is no node for them.
+
+    Caddy's lb_try_duration is the nearest, and off; nobody paces the release.
+    """
+
+    # 10 s on each of a deepstream client's tries keep it alive for 100 s; 0: answer at once
+    timeout: float = attrs.field(default=10.0, validator=within(0, 3600))
+    # How many may wait; more get 503.  Envoy 1024
+    waiting: int = count(10_000)
+    # How many are let go each second once there is a node again, which has just started
+    rate: float = attrs.field(default=200.0, validator=within(0.1, 1_000_000))
+
+
+@attrs.frozen(kw_only=True)
+class DetectDrain:
+    """Notice a node that is shutting down though every probe finds it healthy.
+
+    A deepstream node that was told to end sends a Close to all its clients, and then, for up to
+    30 s, takes new ones, cut off from its cluster.  Nobody else can see it.
+    """
+
+    # So many sessions closed by the node within the window, and so much of all it had; 0: never
+    closes: int = count(5, low=0)
+    share: float = attrs.field(default=0.5, validator=within(0.01, 1.0))
+    window: float = seconds(1.0)
+    # It is a node like any other again after this, if it has not gone and come back before
+    timeout: float = seconds(35.0)
+
+
+@attrs.frozen(kw_only=True)
+class Rebalance:
+    """Move sessions from the fullest nodes to those that least connections would leave empty."""
+
+    # How far above its share a node may be
+    tolerance: float = attrs.field(default=0.2, validator=within(0.01, 10.0))
+    # Sessions moved each second
+    rate: float = attrs.field(default=10.0, validator=within(0.01, 100_000))
+
+
+@attrs.frozen(kw_only=True)
+class Discovery:
+    """How nodes that are names are resolved."""
+
+    # Whatever a record's time to live says.  nginx: the TTL; HAProxy: hold valid 10 s
+    shortest: float = seconds(1.0)
+    longest: float = seconds(60.0)
+    timeout: float = seconds(5.0)
+    # Default: the system's
+    nameservers: tuple[Address, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Upstream:
+    """A named pool of nodes."""
+
+    nodes: tuple[Node, ...] = attrs.field(validator=validators.min_len(1))
+    # HAProxy recommends leastconn for very long sessions; nginx's default is round robin
+    balance: Balance = "least_connections"
+    # What a request is told apart by under "hash"
+    hash_on: str = attrs.field(default="client", validator=_hash_source)
+    tls: NodeTls | None = None
+    probe: Probe = attrs.field(factory=Probe)
+    rest: Rest = attrs.field(factory=Rest)
+    hold: Hold = attrs.field(factory=Hold)
+    # When the hold is over: try the node that may have recovered, or answer
+    panic: Literal["try", "refuse"] = "try"
+    # Seconds in which the share of a node that came back grows to its whole.  HAProxy, nginx: off
+    slow_start: float = attrs.field(default=10.0, validator=within(0, 3600))
+    detect_drain: DetectDrain = attrs.field(factory=DetectDrain)
+    # Sessions that leave a node each second when it is drained by hand or gone from the names
+    drain_rate: float = attrs.field(default=50.0, validator=within(0.01, 100_000))
+    rebalance: Rebalance | None = None
+    # Seconds, give or take a tenth, after which a session is moved; 0: never
+    max_session_age: float = attrs.field(default=0.0, validator=within(0, 10**8))
+    discovery: Discovery = attrs.field(factory=Discovery)
+    # What a client gets when there is nobody to ask.  nginx 502, HAProxy 503; 500 is what
+    # deepstream's documentation asks of its proxy.
+    unavailable_status: int = attrs.field(default=500, validator=one_of(500, 502, 503, 504))
+
+    def __attrs_post_init__(self) -> None:
+        faults = repeated([(f"nodes[{i}]", node.address) for i, node in enumerate(self.nodes)])
+        if self.tls is not None and self.tls.server_name is None:
+            faults += [
+                (f"nodes[{i}]", "a unix socket has no name to check: tls needs server_name")
+                for i, node in enumerate(self.nodes)
+                if node.address.path
+            ]
+        if all(node.backup for node in self.nodes):
+            faults.append(("nodes", "are all backups: one has to be a node of the first choice"))
+        if faults:
+            raise Invalid(*faults)

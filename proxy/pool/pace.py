@@ -1,0 +1,35 @@
+"""So many a second: what is let go, moved or drained leaves at a pace."""
+
+from __future__ import annotations
+
+
+class Pace:
+    """A token bucket: `rate` a second, after a pause a twentieth of a second's worth at once.
+
+    Times are those of the caller's clock, in seconds.
+    """
+
+    __slots__ = ("_allowance", "_burst", "_rate", "_updated")
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, rate / 20)
+        self._allowance = self._burst
+        self._updated = 0.0
+
+    def take(self, now: float, wanted: int) -> int:
+        """Return how many of those wanted may go now."""
+        self._refill(now)
+        taken = min(wanted, int(self._allowance))
+        self._allowance -= taken
+        return taken
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until another may go."""
+        self._refill(now)
+        return max(0.0, (1 - self._allowance) / self._rate)
+
+    def _refill(self, now: float) -> None:
+        earned = max(0.0, now - self._updated) * self._rate
+        self._allowance = min(self._burst, self._allowance + earned)
+        self._updated = now
