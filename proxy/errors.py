@@ -21,7 +21,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           +-- NoRoute           404
           +-- MethodNotAllowed  405
           +-- UpgradeRequired   426       a plain request on a WebSocket route
-          +-- Draining, Full    503       we chose not to serve
+          +-- Draining, Full, HoldFull  503   we chose not to serve
           +-- NoNode            500       nobody to ask
           +-- InternalError     500       a bug here
           +-- NodeError         502       a node was asked and is broken
@@ -55,6 +55,7 @@ __all__ = [
     "Draining",
     "Full",
     "HeadTooLarge",
+    "HoldFull",
     "InternalError",
     "MethodNotAllowed",
     "NoNode",
@@ -224,8 +225,19 @@ class Full(Refusal):
         super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
 
+class HoldFull(Refusal):
+    """There is no node, and as many wait for one as may."""
+
+    status = 503
+    token = "connection_limit_reached"
+    summary = "Too many requests wait for a node already."
+
+    def __init__(self, retry_after: int = 5) -> None:
+        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
+
+
 class NoNode(Refusal):
-    """Every node of the upstream is resting after a failure: nobody was asked."""
+    """No node of the upstream may be asked, however long the request has waited."""
 
     token = "destination_unavailable"
     summary = "No node is available."

@@ -237,9 +237,9 @@ class Upstream:
         faults = repeated([(f"nodes[{i}]", node.address) for i, node in enumerate(self.nodes)])
         if self.tls is not None and self.tls.server_name is None:
             faults += [
-                (f"nodes[{i}]", "a unix socket has no name to check: tls needs server_name")
+                (f"nodes[{i}]", "has no host name to check: tls needs server_name")
                 for i, node in enumerate(self.nodes)
-                if node.address.path
+                if node.address.path or node.address.srv
             ]
         if all(node.backup for node in self.nodes):
             faults.append(("nodes", "are all backups: one has to be a node of the first choice"))

@@ -26,6 +26,9 @@ from proxy.wire.headers import Headers, HeadLimits, check_head, check_request, f
 #: The head of a node's answer; nginx's default is 4 to 8 KiB, Node.js and HAProxy take 16.
 RESPONSE_HEAD_BYTES = 32 * 1024
 
+#: What a client may send ahead while its request waits for a node.
+EARLY_BYTES = 64 * 1024
+
 REASONS = {
     400: b"Bad Request",
     403: b"Forbidden",
@@ -160,6 +163,23 @@ class ClientHttp(_Http):
         except h11.RemoteProtocolError as exc:
             raise _refusal(exc) from exc
         return bytes(event.data) if isinstance(event, h11.Data) else None
+
+    async def wait_hang_up(self) -> None:
+        """Return when the client has hung up; what it sends meanwhile is kept, up to a bound.
+
+        For a request whose body, if it has one, was read.
+        """
+        kept = 0
+        while kept < EARLY_BYTES:
+            try:
+                data = await self._receive()
+            except ClientGone:
+                return
+            if not data:
+                return
+            kept += len(data)
+            self.conn.receive_data(data)
+        await trio.sleep_forever()
 
     def next_request(self) -> bool:
         """Get ready for another request; return False if this connection carries no more."""

@@ -73,6 +73,8 @@ class PumpRelay(Relay):
         """Once the session is ending, give it `close_timeout` for that."""
         if self.tunnel.ending and self._closing.deadline == math.inf:
             self._closing.deadline = trio.current_time() + self._close_timeout
+            if self.on_ending is not None:
+                self.on_ending()
 
     async def _pump(self, side: Side) -> None:
         while not self.tunnel.legs[side].done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from proxy.wire.tunnel import Ending, Side, Tunnel
 
@@ -14,11 +15,13 @@ class Relay(ABC):
     the caller's to close, since how that ends is seen by people.
     """
 
-    __slots__ = ("_close_timeout", "tunnel")
+    __slots__ = ("_close_timeout", "on_ending", "tunnel")
 
     def __init__(self, tunnel: Tunnel, *, close_timeout: float) -> None:
         self.tunnel = tunnel
         self._close_timeout = close_timeout
+        #: Called when the session begins to end: `tunnel.ending` says why.
+        self.on_ending: Callable[[], None] | None = None
 
     @abstractmethod
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:

@@ -269,8 +269,14 @@ class Splice(Relay):
             self._end(outcome.Value(None))
         elif self.tunnel.ending and not self._is_ending:
             # The task has a clock to set.
-            self._is_ending = True
+            self._note_ending()
             self._unpark()
+
+    def _note_ending(self) -> None:
+        if self.tunnel.ending and not self._is_ending:
+            self._is_ending = True
+            if self.on_ending is not None:
+                self.on_ending()
 
     def _send_outboxes(self) -> None:
         # To fail on one side may be to have something to say to the other.
@@ -284,6 +290,7 @@ class Splice(Relay):
     def _end(self, result: outcome.Outcome[None]) -> None:
         if self._result is None:
             self._result = result
+            self._note_ending()
             self._detach()
             self._unpark()
 

@@ -259,7 +259,7 @@ def upstream_contexts(config: Config, source: str = "config") -> dict[str, ssl.S
         try:
             contexts[name] = _client_context(upstream.tls)
         except (ssl.SSLError, OSError) as exc:
-            problems.append(f"{source}: upstreams.{name}.tls.ca_file: {_reason(exc)}")
+            problems.append(f"{source}: upstreams.{name}.tls: {_reason(exc)}")
     if problems:
         raise ConfigError(problems)
     return contexts
@@ -304,6 +304,8 @@ def _client_context(tls: NodeTls) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=tls.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    if tls.cert_file and tls.key_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
     return context
 
 

@@ -10,6 +10,7 @@ import attrs
 from proxy.config.address import Address
 from proxy.config.upstream import Node as NodeConfig
 from proxy.config.upstream import Upstream as UpstreamConfig
+from proxy.errors import DialError, NodeError
 
 from .drain import DrainDetector
 from .health import Health
@@ -132,11 +133,25 @@ class Node:
         if unreachable:
             self.drain.over()
 
-    def probed(self, now: float, *, well: bool, unreachable: bool = False) -> None:
-        """Take a probe's result."""
+    def probed(
+        self,
+        now: float,
+        *,
+        well: bool,
+        error: NodeError | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Take a probe's result: that it is well, after so many seconds, or what was wrong."""
         self.health.probed(now, well=well)
-        if unreachable:
+        if isinstance(error, DialError):
             self.drain.over()
+        if seconds is not None:
+            self.latency.measured(now, seconds)
+
+    @property
+    def empties(self) -> bool:
+        """Whether the sessions it has should leave."""
+        return self.admin == "drain" or self.gone
 
     def answered(self, now: float, seconds: float | None = None) -> None:
         """Take notice that it answered a request, in so many seconds."""

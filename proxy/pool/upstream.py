@@ -68,7 +68,7 @@ class Upstream:
         times = [t for node in self.nodes for t in (node.health.rests_until, node.drain.until())]
         return min((t for t in times if t > now), default=math.inf)
 
-    def last_resort(self, now: float) -> Node | None:
+    def last_resort(self, now: float, tried: Collection[Node] = ()) -> Node | None:
         """Return the node to try when all are down: the one whose failure is the oldest.
 
         Never one that was taken out by hand, is draining, gone or full.
@@ -76,7 +76,8 @@ class Upstream:
         least_bad = [
             node
             for node in self.nodes
-            if node.admin == "ready"
+            if node not in tried
+            and node.admin == "ready"
             and not node.gone
             and not node.drain.draining(now)
             and node.room
@@ -98,6 +99,11 @@ class Upstream:
         The only node of an upstream never is: better a dying node than none.
         """
         return len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions - 1)
+
+    def lost_by_node(self, node: Node) -> None:
+        """Take notice that a session's connection broke off: it may be the first of all."""
+        node.health.suspect = True
+        self.changed()
 
     def set_admin(self, node: Node, admin: Admin, now: float) -> None:
         """Have a node as the operator wants it; back from being out it starts slowly."""

@@ -35,12 +35,14 @@ from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
+from proxy.pool.upstream import Upstream
 from proxy.wire import handshake
 from proxy.wire.headers import ClientFacts, get
+from proxy.wire.keys import hash_key
 from proxy.wire.tunnel import Tunnel
 
 from .forward import Forward, relay_response
-from .reach import Attempt, reach
+from .reach import Attempt, Reach
 from .service import Service
 
 
@@ -121,7 +123,8 @@ class Connection:
         started = trio.current_time()
         relay = self.service.relay(self.stream, established.node, tunnel)
         try:
-            with self.service.live(relay, record):
+            attempt = established.attempt
+            with self.service.live(relay, record, attempt.upstream, attempt.node):
                 await relay.run(established.early)
         finally:
             if not tunnel.ending:
@@ -247,8 +250,16 @@ class Exchange:
         if websocket:
             return await self._upgrade(request, route)
         forward = Forward(self._service, self._http, request, record)
-        await forward.run(self._service.upstreams[route.upstream], self._facts())
+        upstream = self._service.upstreams[route.upstream]
+        await forward.run(upstream, self._facts(), self._key(upstream, request))
         return None
+
+    def _key(self, upstream: Upstream, request: h11.Request) -> bytes:
+        """Return what the policy `hash` goes by; for the others it is no matter."""
+        if upstream.config.balance != "hash":
+            return b""
+        address, headers = self._facts().address, request.headers.raw_items()
+        return hash_key(upstream.config.hash_on, address, request.target, headers)
 
     def _facts(self) -> ClientFacts:
         connection = self._connection
@@ -277,7 +288,14 @@ class Exchange:
         async def ask(attempt: Attempt) -> tuple[NodeHttp, Answer]:
             return await self._ask(attempt, upgrade, facts)
 
-        attempt, (node, answer) = await reach(self._service, upstream, ask, self._record)
+        reach = Reach(
+            self._service,
+            upstream,
+            self._record,
+            key=self._key(upstream, request),
+            hung_up=self._http.wait_hang_up,
+        )
+        attempt, (node, answer) = await reach.ask(ask)
         established = None
         try:
             if answer.status_code >= 500:

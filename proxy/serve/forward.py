@@ -28,7 +28,7 @@ from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire.headers import ClientFacts, Headers, end_to_end, get, request_headers
 
-from .reach import Attempt, reach
+from .reach import Attempt, Reach
 from .service import Service
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
@@ -53,8 +53,8 @@ class Forward:
         # Its deadline is set once the node has the whole request.
         self._answering = trio.CancelScope()
 
-    async def run(self, upstream: Upstream, facts: ClientFacts) -> None:
-        """Serve the request.
+    async def run(self, upstream: Upstream, facts: ClientFacts, key: bytes = b"") -> None:
+        """Serve the request; `key` is what the policy `hash` goes by.
 
         Raises:
             Refusal: what to tell the client, if nothing was sent to it yet.
@@ -66,15 +66,18 @@ class Forward:
         async def ask(attempt: Attempt) -> NodeHttp:
             return await self._ask(attempt, facts)
 
-        attempt, node = await reach(
+        reach = Reach(
             self._service,
             upstream,
-            ask,
             self._record,
+            key=key,
+            # What comes behind the head may be a body, which stays unread while the request waits.
+            hung_up=trio.sleep_forever if self._has_body else self._client.wait_hang_up,
             repeatable=lambda error: (
                 error.retry and (self._repeatable or isinstance(error, DialError))
             ),
         )
+        attempt, node = await reach.ask(ask)
         try:
             await self._exchange(node)
             attempt.node.answered(trio.current_time())

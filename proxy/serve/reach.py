@@ -1,7 +1,11 @@
-"""Find a node that answers: choose, ask, and on failure choose another.
+"""Find a node that answers: choose, ask, and on failure choose another; wait where there is none.
 
-All tries of one request share one deadline.  Nothing has been sent to the client meanwhile, so it
-sees one handshake, which took a little longer, where a node has just died.
+Nothing has been sent to the client meanwhile, so it sees one handshake, which took a little longer,
+where a node has just died, or all of them have.  A client of deepstream has five failed tries
+before it is dead for good: waiting costs it none.
+
+The tries of one request share `timeouts.reach`; while it is held in the queue that clock stands,
+and `hold.timeout` is the limit.  After that it may try one node that is thought to be down.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from proxy.errors import NodeError
+from proxy.errors import ClientGone, Draining, HoldFull, NodeError, Refusal
 from proxy.io.http1 import NodeHttp
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
@@ -51,7 +55,7 @@ class Attempt:
         """
         started = trio.current_time()
         limit = self.limit(self.service.config.timeouts.dial)
-        self.stream = await self.service.dial(self.upstream, self.node.address, limit)
+        self.stream = await self.service.dial(self.upstream, self.node, limit)
         self.record.dial_time = trio.current_time() - started
         return NodeHttp(self.stream, self.node.name)
 
@@ -64,47 +68,144 @@ class Attempt:
             await trio.aclose_forcefully(self.stream)
 
 
-async def reach(
-    service: Service,
-    upstream: Upstream,
-    ask: Callable[[Attempt], Awaitable[T]],
-    record: Record,
-    *,
-    repeatable: Callable[[NodeError], bool] = lambda error: error.retry,
-) -> tuple[Attempt, T]:
-    """Ask one node after the other, all within `timeouts.reach`, until one has answered.
+@attrs.define(eq=False)
+class Reach:
+    """One request on its way to a node.
 
-    `repeatable` says whether another node may be asked after this error.  Returns the attempt that
-    was answered, which the caller releases, and the answer.
-
-    Raises:
-        NodeError: the last one's, when all that could be asked have failed.
-        NoNode: there was nobody to ask.
+    `key` is what the policy `hash` goes by.  `hung_up` returns when the client has gone, for a
+    request that waits.  `repeatable` says whether another node may be asked after an error.
     """
-    deadline = trio.current_time() + service.config.timeouts.reach
-    tried: list[Node] = []
-    error: NodeError | None = None
-    try:
-        while (node := upstream.choose(trio.current_time(), tried)) is not None:
-            tried.append(node)
-            record.node, record.attempts = node.name, len(tried)
-            others = upstream.any_left(trio.current_time(), tried)
-            attempt = Attempt(service, upstream, node.lease(), node, record, deadline, others)
-            try:
-                return attempt, await ask(attempt)
-            except NodeError as exc:
-                await attempt.release()
-                error = exc
-                late = trio.current_time() >= deadline
-                if not late or len(tried) == 1:
-                    # The last of several may just have had too little time left.
-                    upstream.note(node, exc, trio.current_time())
-                if late or not repeatable(exc):
+
+    service: Service
+    upstream: Upstream
+    record: Record
+    key: bytes = b""
+    hung_up: Callable[[], Awaitable[object]] = trio.sleep_forever
+    repeatable: Callable[[NodeError], bool] = lambda error: error.retry
+    _deadline: float = attrs.field(init=False)
+    _held_until: float | None = attrs.field(init=False, default=None)
+    _tried: list[Node] = attrs.field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._deadline = trio.current_time() + self.service.config.timeouts.reach
+        self._tried.clear()
+
+    async def ask(self, ask: Callable[[Attempt], Awaitable[T]]) -> tuple[Attempt, T]:
+        """Ask one node after the other until one has answered.
+
+        Returns the attempt that was answered, which the caller releases, and the answer.
+
+        Raises:
+            NodeError: the last one's, when all that could be asked have failed.
+            NoNode: there was nobody to ask, however long it waited.
+            HoldFull, Draining, ClientGone: it could not wait, or needs not any more.
+        """
+        error: NodeError | None = None
+        try:
+            while True:
+                node = await self._next(error)
+                last_resort = node is None
+                if node is None and (node := self._last_resort()) is None:
+                    raise error or self._nobody()
+                attempt = self._attempt(node)
+                try:
+                    return attempt, await ask(attempt)
+                except NodeError as exc:
+                    await attempt.release()
+                    error = exc
+                    self._failed(node, exc)
+                    if last_resort:
+                        raise self._nobody() from exc
+                except BaseException:
+                    await attempt.release()
                     raise
-            except BaseException:
-                await attempt.release()
-                raise
-        raise error or upstream.nobody(trio.current_time())
-    finally:
-        # Its traceback has this frame: together they would be a cycle.
-        error = None
+        finally:
+            # Its traceback has this frame: together they would be a cycle.
+            error = None
+
+    async def _next(self, error: NodeError | None) -> Node | None:
+        """Return the node to ask, waiting for one if need be; None if that was in vain."""
+        upstream = self.upstream
+        # Who comes later waits behind those who wait already.
+        first = not len(upstream.hold) or bool(self._tried)
+        while True:
+            now = trio.current_time()
+            if first and (node := upstream.choose(now, self._tried, self.key)) is not None:
+                return node
+            if first and error is not None and upstream.any_left(now, ()):
+                # All that may be asked have been; another try would be the same again.
+                raise error
+            if not await self._hold():
+                return None
+            first = True
+
+    async def _hold(self) -> bool:
+        """Wait in the queue; return whether there is a node now, False when the time is over."""
+        limit, queue = self.upstream.config.hold.timeout, self.upstream.hold
+        began = trio.current_time()
+        if self._held_until is None:
+            self._held_until = began + limit
+        if began >= self._held_until:
+            return False
+        let_go = trio.Event()
+        if not queue.join(let_go.set):
+            raise HoldFull
+        self.upstream.changed()
+        try:
+            gone = await self._wait(let_go, self._held_until)
+        finally:
+            queue.leave(let_go.set)
+            waited = trio.current_time() - began
+            self.record.hold_time = (self.record.hold_time or 0.0) + waited
+        if gone:
+            raise ClientGone("It hung up while it waited for a node.")
+        if self.service.draining:
+            raise Draining
+        self._restart()
+        return let_go.is_set()
+
+    async def _wait(self, let_go: trio.Event, until: float) -> bool:
+        """Return whether the client has gone."""
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            await self.hung_up()
+            gone = True
+            nursery.cancel_scope.cancel()
+
+        with trio.move_on_at(until):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch)
+                await let_go.wait()
+                nursery.cancel_scope.cancel()
+        return gone
+
+    def _last_resort(self) -> Node | None:
+        if self.upstream.config.panic == "refuse":
+            return None
+        return self.upstream.last_resort(trio.current_time(), self._tried)
+
+    def _nobody(self) -> Refusal:
+        return self.upstream.nobody(trio.current_time())
+
+    def _attempt(self, node: Node) -> Attempt:
+        self._tried.append(node)
+        record = self.record
+        record.node, record.attempts = node.name, record.attempts + 1
+        others = self.upstream.any_left(trio.current_time(), self._tried)
+        lease = node.lease()
+        return Attempt(self.service, self.upstream, lease, node, record, self._deadline, others)
+
+    def _failed(self, node: Node, error: NodeError) -> None:
+        """Note a failure; raise it again if no other node may be asked after it."""
+        now = trio.current_time()
+        late = now >= self._deadline
+        if not late or len(self._tried) == 1:
+            # The last of several may just have had too little time left.
+            self.upstream.note(node, error, now)
+        if late or not self.repeatable(error):
+            raise error

@@ -24,6 +24,7 @@ from proxy.observe.log import LOG
 from proxy.observe.record import Record
 
 from .connection import Connection
+from .keep import Keeper
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -83,6 +84,9 @@ class Server:
     ) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
+            async with trio.open_nursery() as starting:
+                for upstream in self.service.upstreams.values():
+                    starting.start_soon(background.start, Keeper(self.service, upstream).run)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     for listener, tls in listeners:

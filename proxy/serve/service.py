@@ -7,10 +7,10 @@ import secrets
 import select
 from collections.abc import Callable
 from functools import partial
+from random import Random
 
 import trio
 
-from proxy.config.address import Address
 from proxy.config.model import Config
 from proxy.io.dial import NodeSecurity, dial
 from proxy.io.pump import PumpRelay
@@ -20,9 +20,11 @@ from proxy.io.tls import listener_contexts, upstream_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
 from proxy.observe.record import Record
+from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
+from proxy.wire.frames import NO_STATUS
 from proxy.wire.headers import HeadLimits
-from proxy.wire.tunnel import Tunnel
+from proxy.wire.tunnel import Side, Tunnel
 
 from .routes import Routes
 
@@ -52,22 +54,79 @@ class Gauge:
 class Session:
     """One live WebSocket session."""
 
-    __slots__ = ("_service", "record", "relay")
+    __slots__ = (
+        "_age_factor",
+        "_seen",
+        "_service",
+        "node",
+        "opened",
+        "quiet_since",
+        "record",
+        "relay",
+        "upstream",
+    )
 
-    def __init__(self, service: Service, relay: Relay, record: Record) -> None:
+    def __init__(
+        self, service: Service, relay: Relay, record: Record, upstream: Upstream, node: Node
+    ) -> None:
         self._service = service
         self.relay = relay
         self.record = record
+        self.upstream = upstream
+        self.node = node
+        #: Times of the clock; `quiet_since` is as `observe` has found it.
+        self.opened = trio.current_time()
+        self.quiet_since = self.opened
+        self._seen = 0
+        # Sessions that began together should not be moved together.
+        self._age_factor = service.random.uniform(0.9, 1.1)
 
     def __enter__(self) -> None:
         self._service.sessions.add(self)
         self._service.under_way.__enter__()
+        self.relay.on_ending = self._ending
         if self._service.draining:
             say_goodbye(self)
 
     def __exit__(self, *_: object) -> None:
         self._service.sessions.discard(self)
         self._service.under_way.__exit__()
+        # Else each session would be a cycle, for the garbage collector to find.
+        self.relay.on_ending = None
+
+    def _ending(self) -> None:
+        """Tell the pool what the node did, when it does it: all its sessions may be next."""
+        tunnel, now = self.relay.tunnel, trio.current_time()
+        if tunnel.ending == "node_closed":
+            code = tunnel.legs[Side.NODE].received or NO_STATUS
+            if self.upstream.closed_by_node(self.node, code, now):
+                extra = {"upstream": self.upstream.name, "node": self.node.name}
+                log.LOG.warning("node", extra=extra | {"state": "draining"})
+        elif tunnel.ending == "node_lost":
+            self.upstream.lost_by_node(self.node)
+
+    @property
+    def is_ending(self) -> bool:
+        return self.relay.tunnel.ending is not None
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether a Close now would cut no message short."""
+        return not any(s.left or s.fragmented for s in self.relay.tunnel.scanners)
+
+    def observe(self, now: float) -> None:
+        """Look at its counters, to know later how long they have stood still."""
+        seen = sum(scanner.bytes for scanner in self.relay.tunnel.scanners)
+        if seen != self._seen:
+            self._seen, self.quiet_since = seen, now
+
+    def age(self, now: float) -> float:
+        """Return the seconds since it began, give or take a tenth, always the same for one."""
+        return (now - self.opened) * self._age_factor
+
+    def move(self, reason: str) -> None:
+        """Have the client come back, to another node."""
+        self.relay.close("moved", 1012, 1001, reason)
 
 
 class Service:
@@ -90,6 +149,7 @@ class Service:
             config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
         )
         self.sessions: set[Session] = set()
+        self.random = Random()
         self.draining = False
         self.on_record = on_record or log.access
         self._upstream_contexts = upstream_contexts(config)
@@ -102,13 +162,16 @@ class Service:
         """Return a name for a request: unique, and not to be guessed from another process's."""
         return next(self._ids)
 
-    async def dial(self, upstream: Upstream, address: Address, limit: float) -> trio.abc.Stream:
+    def security(self, upstream: Upstream, node: Node) -> NodeSecurity | None:
+        """Return the TLS towards a node; the name that it has to prove is the configured one."""
+        if (tls := upstream.config.tls) is None:
+            return None
+        context = self._upstream_contexts[upstream.name]
+        return NodeSecurity(context, tls.server_name or node.config.address.host)
+
+    async def dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
         """Connect to a node, see `io.dial`."""
-        security = None
-        if (tls := upstream.config.tls) is not None:
-            context = self._upstream_contexts[upstream.name]
-            security = NodeSecurity(context, tls.server_name or address.host)
-        return await dial(address, security, limit=limit)
+        return await dial(node.address, self.security(upstream, node), limit=limit)
 
     def relay(self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel) -> Relay:
         """Return the best relay for two streams."""
@@ -134,13 +197,15 @@ class Service:
         finally:
             self._splicer = None
 
-    def live(self, relay: Relay, record: Record) -> Session:
+    def live(self, relay: Relay, record: Record, upstream: Upstream, node: Node) -> Session:
         """Return a session that is listed, and counted as under way, within its `with` block."""
-        return Session(self, relay, record)
+        return Session(self, relay, record, upstream, node)
 
     async def drain(self) -> None:
         """Refuse what is new, close sessions at an even pace, wait for all that is under way."""
         self.draining = True
+        for upstream in self.upstreams.values():
+            upstream.hold.release_all()
         sessions = list(self.sessions)
         start, spread = trio.current_time(), self.config.shutdown.spread
         for index, session in enumerate(sessions):

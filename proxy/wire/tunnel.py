@@ -51,6 +51,7 @@ Ending = Literal[
     "client_error",
     "node_error",
     "shutdown",
+    "moved",
     "cancelled",
 ]
 Party = Literal["client", "node", "proxy"]
@@ -62,6 +63,7 @@ _PARTY: Final[dict[Ending, Party]] = {
     "node_lost": "node",
     "node_error": "node",
     "shutdown": "proxy",
+    "moved": "proxy",
     "cancelled": "proxy",
 }
 #: What the other side is told when this one broke the protocol.

@@ -9,9 +9,10 @@ import attrs
 import pytest
 import trustme
 
+from proxy.config import upstream as upstream_module
 from proxy.config.load import parse_config
 from proxy.config.model import Config, Route
-from proxy.config.upstream import Node, Rest, Upstream
+from proxy.config.upstream import Probe, Rebalance, Upstream
 from proxy.io.tls import check_tls
 
 CONF = Path(__file__).parent.parent.parent / "conf"
@@ -49,16 +50,24 @@ def test_reference_gives_the_defaults(load: Any) -> None:
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
     upstream = config.upstreams["deepstream"]
-    default_upstream = Upstream(nodes=upstream.nodes)
-    assert upstream.rest == Rest()
-    assert upstream.balance == default_upstream.balance
-    assert upstream.unavailable_status == default_upstream.unavailable_status
+    assert upstream == Upstream(
+        nodes=upstream.nodes,
+        tls=upstream.tls,
+        # Those that are off without being named, as they are when they are.
+        probe=Probe(kind="deepstream", path="/deepstream"),
+        rebalance=Rebalance(),
+    )
 
 
 def test_reference_names_every_key() -> None:
     text = (CONF / "reference.toml").read_text()
-    classes = [Config, Route, Upstream, Node, Rest]
-    names = {field.name for one in classes for field in attrs.fields(one)}
+    classes = [Config, Route, *vars(upstream_module).values()]
+    names = {
+        field.name
+        for one in classes
+        if isinstance(one, type) and attrs.has(one)
+        for field in attrs.fields(one)
+    } - {"path", "host", "srv", "port"}
     for section in ("timeouts", "limits", "shutdown", "log"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         names |= {inner.name for inner in attrs.fields(field.default.factory)}  # type: ignore[union-attr]

@@ -239,7 +239,7 @@ async def test_broken_nodes(
         assert (status(answer), token(answer)) == expected
         assert len(world.dialled) == asked
         first = world.service.upstreams["nodes"].nodes[0]
-        assert first.available(trio.current_time()) is not rests
+        assert first.takes(trio.current_time()) is not rests
         assert first.sessions == 0
         assert (world.records[0].attempts, world.records[0].token) == (asked, expected[1])
 
@@ -276,7 +276,7 @@ async def test_wrong_answers_of_clients_paths_never_eject_a_node(autojump_clock:
             assert token(await world.ask(UPGRADE)) == ClosedEarly.token
 
         nodes = world.service.upstreams["nodes"].nodes
-        assert all(node.available(trio.current_time()) for node in nodes)
+        assert all(node.takes(trio.current_time()) for node in nodes)
 
 
 @pytest.mark.parametrize("code", [503, 403, 200, 302])
@@ -291,7 +291,7 @@ async def test_other_answers_of_a_node_go_through(code: int, autojump_clock: Clo
         assert token(answer) == ""
         assert len(world.dialled) == (2 if code == 503 else 1)
         node = world.service.upstreams["nodes"].nodes[0]
-        assert node.available(trio.current_time()) is (code < 500)
+        assert node.takes(trio.current_time()) is (code < 500)
 
 
 async def test_all_tries_share_a_deadline(autojump_clock: Clock) -> None:

@@ -185,7 +185,7 @@ async def test_broken_bodies(
 
         assert (status(answer), token(answer)) == (expected, "http_request_error")
         node = world.service.upstreams["nodes"].nodes[0]
-        assert node.available(trio.current_time())
+        assert node.takes(trio.current_time())
 
 
 async def test_body_that_stops_coming(autojump_clock: Clock) -> None:

@@ -9,10 +9,10 @@ import h11
 import trio
 import trio.testing
 
-from proxy.config.address import Address
 from proxy.config.load import parse_config
 from proxy.errors import DialRefused
 from proxy.observe.record import Record
+from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 from proxy.serve.connection import Connection
 from proxy.serve.service import Service
@@ -34,7 +34,10 @@ upstream = "nodes"
 [upstreams.nodes]
 nodes = [ "node-a:1", "node-b:1" ]
 balance = "round_robin"
-rest = { first = 10.0, longest = 60.0 }
+rest = { first = 10.0, longest = 60.0, failures = 1 }
+hold = { timeout = 0.0 }
+panic = "refuse"
+slow_start = 0.0
 """
 UPGRADE = (
     b"GET /deepstream HTTP/1.1\r\nHost: rt.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -46,28 +49,33 @@ ACCEPTED = (
 )
 
 Peer = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
-Node = Callable[[trio.abc.Stream], Awaitable[object]]
+Serve = Callable[[trio.abc.Stream], Awaitable[object]]
 
 
 class World:
     """A service whose dials end at functions of the test; a node without one refuses."""
 
-    def __init__(self, nursery: trio.Nursery, config: str = CONFIG) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, config: str = CONFIG, *, resolve: bool = True
+    ) -> None:
         self.records: list[Record] = []
         self.dialled: list[str] = []
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, Serve] = {}
         #: The proxy's ends of the connections to nodes.
         self.streams: list[Peer] = []
         self.nursery = nursery
         self.service = Service(parse_config(config), on_record=self.records.append)
         self.service.dial = self._dial  # type: ignore[method-assign]  # what a test is about
+        for upstream in self.service.upstreams.values() if resolve else ():
+            for node in upstream.config.nodes:
+                upstream.resolved(node, [node.address], 0.0)
 
-    async def _dial(self, upstream: Upstream, address: Address, limit: float) -> trio.abc.Stream:
+    async def _dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
-        self.dialled.append(address.host)
-        serve = self.nodes.get(address.host)
+        self.dialled.append(node.address.host)
+        serve = self.nodes.get(node.address.host)
         if serve is None:
-            raise DialRefused(str(address))
+            raise DialRefused(node.name)
         near, far = trio.testing.memory_stream_pair()
         self.streams.append(near)
 
@@ -177,7 +185,7 @@ class Recorder:
 
 
 @asynccontextmanager
-async def open_world(config: str = CONFIG) -> AsyncIterator[World]:
+async def open_world(config: str = CONFIG, *, resolve: bool = True) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
-        yield World(nursery, config)
+        yield World(nursery, config, resolve=resolve)
         nursery.cancel_scope.cancel()

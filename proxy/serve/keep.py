@@ -1,0 +1,157 @@
+"""Look after an upstream: ask its nodes how they are, resolve its names, let go who waits.
+
+What to do is decided in `pool`; these tasks bring it the time and carry it out.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import trio
+
+from proxy.config.upstream import Node as NodeConfig
+from proxy.errors import DnsError, NodeError
+from proxy.io.probes import probe
+from proxy.io.resolve import resolve
+from proxy.observe.log import LOG
+from proxy.pool.node import Node
+from proxy.pool.upstream import Upstream, needs_resolving
+
+from .move import Mover
+from .service import Service
+
+#: Probes of one interval are not all at its end.
+_JITTER = 0.1
+
+
+class Keeper:
+    """The tasks of one upstream."""
+
+    def __init__(self, service: Service, upstream: Upstream) -> None:
+        self._service = service
+        self._upstream = upstream
+        self._random = Random()
+        self._nursery: trio.Nursery | None = None
+        self._changed = trio.Event()
+        #: What has a node probed before its turn.
+        self._nudges: dict[Node, trio.Event] = {}
+        upstream.changed = self._wake
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do it all until cancelled; started when every node was resolved and asked once."""
+        async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as starting:
+                for config in self._upstream.config.nodes:
+                    if needs_resolving(config.address):
+                        starting.start_soon(self._nursery.start, self._resolve, config)
+            async with trio.open_nursery() as starting:
+                for index, node in enumerate(self._upstream.nodes):
+                    starting.start_soon(self._nursery.start, self._watch, node, index)
+            self._nursery.start_soon(self._release)
+            self._nursery.start_soon(Mover(self._service, self._upstream).run)
+            task_status.started()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+        for node, nudge in self._nudges.items():
+            if node.health.suspect:
+                nudge.set()
+
+    async def _release(self) -> None:
+        """Let go those who wait as nodes come back, at the pace that was configured."""
+        upstream = self._upstream
+        while True:
+            changed, now = self._changed, trio.current_time()
+            pause = math.inf
+            if len(upstream.hold):
+                if room := upstream.room(now):
+                    upstream.hold.release(now, room)
+                    pause = upstream.hold.wait(now)
+                else:
+                    pause = upstream.next_change(now) - now
+            with trio.move_on_after(pause):
+                await changed.wait()
+
+    async def _watch(
+        self,
+        node: Node,
+        index: int = 0,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Probe a node for as long as it belongs to the upstream; started after the first time."""
+        config = self._upstream.config.probe
+        if config.kind == "none":
+            task_status.started()
+            return
+        await self._ask(node)
+        task_status.started()
+        # Their first pauses spread the probes over an interval.
+        pause = config.interval * (index + 1) / len(self._upstream.nodes)
+        while node in self._upstream.nodes:
+            nudge = self._nudges[node] = trio.Event()
+            asked = trio.current_time()
+            try:
+                with trio.move_on_after(pause):
+                    await nudge.wait()
+                    # Whoever makes a node suspect on purpose must not have it probed without end.
+                    await trio.sleep_until(asked + config.down_interval)
+            finally:
+                del self._nudges[node]
+            await self._ask(node)
+            pause = config.interval if node.health.state == "up" else config.down_interval
+            pause *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    async def _ask(self, node: Node) -> None:
+        before, why, seconds = node.health.state, "", None
+        try:
+            security = self._service.security(self._upstream, node)
+            seconds = await probe(self._upstream.config.probe, node.address, security)
+        except NodeError as exc:
+            why = exc.detail
+            node.probed(trio.current_time(), well=False, error=exc)
+        else:
+            node.probed(trio.current_time(), well=True, seconds=seconds)
+        if node.health.state != before:
+            extra = {"upstream": self._upstream.name, "node": node.name, "state": node.health.state}
+            log = LOG.info if seconds is not None else LOG.warning
+            log("node", extra=extra | ({"reason": why} if why else {}))
+            self._upstream.changed()
+
+    async def _resolve(
+        self,
+        config: NodeConfig,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Keep a name's addresses up to date; started after the first answer, or failure."""
+        upstream = self._upstream
+        assert self._nursery is not None
+        started = failing = False
+        while True:
+            pause = upstream.config.discovery.shortest
+            try:
+                answer = await resolve(config.address, upstream.config.discovery, self._random)
+            except DnsError as exc:
+                # The last good answer holds.
+                if not failing:
+                    extra = {"upstream": upstream.name, "node": str(config.address)}
+                    LOG.warning("name not resolved", extra=extra | {"reason": exc.detail})
+                failing = True
+            else:
+                failing = False
+                pause = answer.lifetime
+                known = set(upstream.nodes)
+                if upstream.resolved(config, answer.addresses, trio.current_time()):
+                    names = [str(address) for address in answer.addresses]
+                    LOG.info("resolved", extra={"node": str(config.address), "addresses": names})
+                if started:
+                    for node in upstream.nodes:
+                        if node not in known:
+                            self._nursery.start_soon(self._watch, node)
+            if not started:
+                started = True
+                task_status.started()
+            await trio.sleep(pause)

@@ -1,0 +1,202 @@
+"""The tasks that look after an upstream, with probes and names that a test decides on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+import trio
+import trio.testing
+
+from proxy.config.address import Address
+from proxy.config.upstream import Discovery, Probe
+from proxy.errors import DialRefused, DnsError
+from proxy.io.dial import NodeSecurity
+from proxy.io.resolve import Answer
+from proxy.pool.upstream import Upstream
+from proxy.serve import keep
+from proxy.serve.keep import Keeper
+
+from .world import World, open_world
+
+Clock = trio.testing.MockClock
+
+PROBE = 'probe = { kind = "tcp", interval = 2.0, down_interval = 0.5, rise = 2, fall = 2 }'
+CONFIG = f"""
+[[listeners]]
+bind = "127.0.0.1:0"
+[[routes]]
+path = "/deepstream"
+websocket = true
+upstream = "nodes"
+[upstreams.nodes]
+nodes = [ "10.0.0.1:1", "10.0.0.2:1" ]
+{PROBE}
+hold = {{ timeout = 100.0, rate = 10.0 }}
+"""
+NAMED = CONFIG.replace('[ "10.0.0.1:1", "10.0.0.2:1" ]', '[ "nodes.example:1" ]')
+
+
+class Net:
+    """Which nodes are well, what names stand for, and when each was asked."""
+
+    def __init__(self) -> None:
+        self.dead: set[str] = set()
+        self.asked: dict[str, list[float]] = {}
+        self.addresses: list[str] | None = []
+        self.lookups: list[float] = []
+
+    async def probe(self, _: Probe, address: Address, __: NodeSecurity | None) -> float:
+        await trio.lowlevel.checkpoint()
+        self.asked.setdefault(address.host, []).append(trio.current_time())
+        if address.host in self.dead:
+            raise DialRefused(str(address))
+        return 0.001
+
+    async def resolve(self, name: Address, _: Discovery, __: Random) -> Answer:
+        await trio.lowlevel.checkpoint()
+        self.lookups.append(trio.current_time())
+        if self.addresses is None:
+            raise DnsError(str(name))
+        found = tuple(Address(host=host, port=name.port) for host in self.addresses)
+        return Answer(addresses=found, lifetime=5.0)
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Net:
+    net = Net()
+    monkeypatch.setattr(keep, "probe", net.probe)
+    monkeypatch.setattr(keep, "resolve", net.resolve)
+    return net
+
+
+@asynccontextmanager
+async def kept(config: str) -> AsyncIterator[tuple[World, Upstream]]:
+    async with open_world(config, resolve=False) as world:
+        upstream = world.service.upstreams["nodes"]
+        await world.nursery.start(Keeper(world.service, upstream).run)
+        yield world, upstream
+
+
+def states(upstream: Upstream) -> dict[str, str]:
+    return {node.address.host: node.state(trio.current_time()) for node in upstream.nodes}
+
+
+async def test_every_node_was_asked_before_the_start(net: Net, autojump_clock: Clock) -> None:
+    net.dead = {"10.0.0.2"}
+    async with kept(CONFIG) as (_, upstream):
+        assert states(upstream) == {"10.0.0.1": "up", "10.0.0.2": "down"}
+
+
+async def test_intervals(net: Net, autojump_clock: Clock) -> None:
+    net.dead = {"10.0.0.2"}
+    async with kept(CONFIG):
+        await trio.sleep(100)
+
+        up, down = net.asked["10.0.0.1"], net.asked["10.0.0.2"]
+        assert 48 <= len(up) <= 54
+        assert 190 <= len(down) <= 210
+        gaps = [later - sooner for sooner, later in itertools.pairwise(up)][1:]
+        assert 1.8 <= min(gaps) < 1.95
+        assert 2.05 < max(gaps) <= 2.2
+
+
+async def test_probes_are_spread(net: Net, autojump_clock: Clock) -> None:
+    async with kept(CONFIG):
+        await trio.sleep(3)
+
+        assert abs(net.asked["10.0.0.1"][1] - net.asked["10.0.0.2"][1]) > 0.5
+
+
+async def test_down_and_up_again(net: Net, autojump_clock: Clock) -> None:
+    async with kept(CONFIG) as (_, upstream):
+        net.dead = {"10.0.0.1"}
+        await trio.sleep(5)
+        assert states(upstream)["10.0.0.1"] == "down"
+        net.dead = set()
+        await trio.sleep(1.5)
+        assert states(upstream)["10.0.0.1"] == "up"
+
+
+async def test_suspect_is_asked_at_once_but_not_without_end(
+    net: Net, autojump_clock: Clock
+) -> None:
+    async with kept(CONFIG) as (_, upstream):
+        await trio.sleep(10)
+        before = len(net.asked["10.0.0.1"])
+        for _ in range(100):
+            upstream.lost_by_node(upstream.nodes[0])
+            await trio.sleep(0.01)
+
+        assert 1 <= len(net.asked["10.0.0.1"]) - before <= 3
+
+
+async def test_those_who_wait_are_let_go_at_a_pace(net: Net, autojump_clock: Clock) -> None:
+    net.dead = {"10.0.0.1", "10.0.0.2"}
+    async with kept(CONFIG) as (_, upstream):
+        let_go: list[tuple[float, int]] = []
+
+        for number in range(50):
+            upstream.hold.join(lambda number=number: let_go.append((trio.current_time(), number)))  # type: ignore[misc]  # mypy takes no default of a lambda for a type
+        upstream.changed()
+        await trio.sleep(20)
+        assert let_go == []
+        net.dead = {"10.0.0.2"}
+        began = trio.current_time()
+        await trio.sleep(10)
+
+        assert [number for _, number in let_go] == list(range(50))
+        # Two good probes, half a second apart, and then ten a second.
+        assert let_go[0][0] - began < 1.2
+        for at, number in let_go:
+            assert at - let_go[0][0] == pytest.approx(number / 10, abs=0.15)
+
+
+async def test_rest_that_ends_lets_go_without_probes(net: Net, autojump_clock: Clock) -> None:
+    config = CONFIG.replace(PROBE, "rest = { first = 3.0, longest = 3.0 }")
+    async with kept(config) as (_, upstream):
+        for node in upstream.nodes:
+            node.failed(trio.current_time(), unreachable=True)
+        began, let_go = trio.current_time(), trio.Event()
+        upstream.hold.join(let_go.set)
+        upstream.changed()
+        await let_go.wait()
+
+        assert trio.current_time() - began == pytest.approx(3.0)
+        assert net.asked == {}
+
+
+async def test_names_are_resolved_again(net: Net, autojump_clock: Clock) -> None:
+    net.addresses = ["10.0.0.1"]
+    async with kept(NAMED) as (_, upstream):
+        assert states(upstream) == {"10.0.0.1": "up"}
+        net.addresses = ["10.0.0.1", "10.0.0.3"]
+        await trio.sleep(6)
+        assert states(upstream) == {"10.0.0.1": "up", "10.0.0.3": "up"}
+        assert upstream.nodes[1].share(trio.current_time()) < 1
+        net.addresses = None
+        await trio.sleep(20)
+        assert states(upstream) == {"10.0.0.1": "up", "10.0.0.3": "up"}
+        net.addresses = ["10.0.0.3"]
+        lease = upstream.nodes[0].lease()
+        await trio.sleep(6)
+        assert states(upstream) == {"10.0.0.1": "gone", "10.0.0.3": "up"}
+        lease.release()
+        await trio.sleep(2)
+        assert states(upstream) == {"10.0.0.3": "up"}
+        asked = len(net.asked["10.0.0.1"])
+        await trio.sleep(10)
+        assert len(net.asked["10.0.0.1"]) <= asked + 1
+
+
+async def test_name_that_cannot_be_resolved_at_the_start(net: Net, autojump_clock: Clock) -> None:
+    net.addresses = None
+    async with kept(NAMED) as (_, upstream):
+        assert upstream.nodes == []
+        net.addresses = ["10.0.0.1"]
+        await trio.sleep(2)
+
+        assert states(upstream) == {"10.0.0.1": "up"}
