@@ -1,37 +1,27 @@
 """Ask a node how it is, once, in one of several ways.
 
 Theory.  A probe is worth what it shares with the requests that it speaks for: it dials as they do,
-reads HTTP as they do, and a 101 that a session would refuse is refused here too.  Of the deepstream
-protocol only its own question tells that a node works, a challenge; the node accepts it, and says
-nothing before, so nobody waits for it to speak first.
+reads HTTP as they do, and refuses a 101 that a session would refuse.  A deepstream node is silent
+until it is spoken to, so it is asked what its clients ask first, a challenge.
 
 Each kind is an *exchange* over a connection that is there.  It raises what is wrong, or returns the
-last words to say once all is well, of which the time that the node took is no part: how long it
-takes to say goodbye tells nothing about it.
+last words to say when all is well; what they take is no part of the time that the node took.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Final
 
 import attrs
 import h11
 import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import (
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    Pong,
-    TextMessage,
-)
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.utilities import generate_nonce
 
 from proxy.config.address import Address
-from proxy.config.upstream import Probe, ProbeKind
+from proxy.config.upstream import Probe
 from proxy.errors import (
     BadResponse,
     BadUpgrade,
@@ -52,6 +42,11 @@ MOST: Final = 64 * 1024
 #: How long a node that has proved well may take over its goodbye.
 GOODBYE: Final = 0.5
 _PING: Final = b"tidegate"
+_UPGRADE: Final = (
+    (b"Connection", b"Upgrade"),
+    (b"Upgrade", b"websocket"),
+    (b"Sec-WebSocket-Version", b"13"),
+)
 #: deepstream's messages CONNECTION/CHALLENGE and CONNECTION/ACCEPT.
 _CHALLENGE: Final = bytes.fromhex("06 10 02 1a 02 08 05")
 _ACCEPT: Final = bytes.fromhex("06 10 02 1a 02 08 04")
@@ -61,8 +56,6 @@ _CONNACK: Final = b"\x20\x02"
 _DISCONNECT: Final = b"\xe0\x00"
 #: Accepted; bad user name or password; not authorised: only a broker that works knows the latter.
 _ALIVE: Final = (0, 4, 5)
-
-_Exchange = Callable[[Probe, Address, SocketTransport], Awaitable[bytes]]
 
 
 async def probe(config: Probe, address: Address, security: NodeSecurity | None) -> float:
@@ -74,40 +67,28 @@ async def probe(config: Probe, address: Address, security: NodeSecurity | None) 
     """
     if (exchange := _EXCHANGES.get(config.kind)) is None:
         raise ValueError(f"there is no probe of kind {config.kind!r}")
-    started = trio.current_time()
+    node, started = str(address), trio.current_time()
     deadline = started + config.timeout
     transport = await dial(address, security, limit=config.timeout)
     try:
-        with _exchange_errors(str(address)), trio.fail_at(deadline):
+        with trio.fail_at(deadline):
             last_words = await exchange(config, address, transport)
         took = trio.current_time() - started
         if last_words:
-            with trio.move_on_at(min(deadline, trio.current_time() + GOODBYE)):
-                await _leave(transport, last_words)
+            # So that the node hears them, whatever it may still be sending itself.
+            with trio.move_on_at(deadline), trio.move_on_after(GOODBYE), suppress(OSError):
+                transport.send(last_words)
+                await hang_up(transport)
         return took
-    finally:
-        transport.close()
-
-
-@contextmanager
-def _exchange_errors(node: str) -> Iterator[None]:
-    try:
-        yield
     except trio.TooSlowError as exc:
         raise ResponseTimeout(node) from exc
     except trio.BrokenResourceError as exc:
         raise NodeError(node, "The node broke the connection.") from exc
     except (h11.LocalProtocolError, BadUpgrade) as exc:
-        raise NodeError(node, f"The probe, as configured, cannot be sent: {exc}.") from exc
-
-
-async def _leave(transport: SocketTransport, last_words: bytes) -> None:
-    """Say goodbye so that the node hears it, whatever it may still be sending itself."""
-    try:
-        transport.send(last_words)
-    except OSError:
-        return
-    await hang_up(transport)
+        # What they say may quote a header, which may hold secrets.
+        raise NodeError(node, "The probe's host, origin or headers cannot be sent.") from exc
+    finally:
+        transport.close()
 
 
 async def _tcp(_: Probe, __: Address, ___: SocketTransport) -> bytes:
@@ -164,8 +145,7 @@ async def _websocket(config: Probe, address: Address, transport: SocketTransport
     if config.send:
         await session.send(TextMessage(config.send))
     if config.expect:
-        expected = config.expect.encode()
-        while expected not in (await session.receive())[1]:
+        while config.expect.encode() not in (await session.receive())[1]:
             pass
     await session.send(Ping(_PING))
     while await session.next_event() != Pong(_PING):
@@ -183,19 +163,11 @@ async def _deepstream(config: Probe, address: Address, transport: SocketTranspor
 
 async def _upgrade(config: Probe, address: Address, transport: SocketTransport) -> _Session:
     node = NodeHttp(transport, str(address))
-    request = _request(
-        config,
-        address,
-        (b"Connection", b"Upgrade"),
-        (b"Upgrade", b"websocket"),
-        (b"Sec-WebSocket-Key", generate_nonce()),
-        (b"Sec-WebSocket-Version", b"13"),
-    )
+    request = _request(config, address, *_UPGRADE, (b"Sec-WebSocket-Key", generate_nonce()))
     upgrade = check_upgrade(b"GET", request.target, b"1.1", request.headers.raw_items(), None)
     response = await _ask(node, request)
     if response.status_code != 101:
-        detail = f"The node answered the upgrade with {response.status_code}."
-        raise NodeUnwilling(node.node, detail)
+        raise NodeUnwilling(node.node, f"The node answered with {response.status_code}, not 101.")
     client_response(upgrade, response.headers.raw_items(), node.node)
     return _Session(transport, node.node, node.early_data())
 
@@ -217,15 +189,12 @@ class _Session:
         payload = bytearray()
         while True:
             event = await self.next_event()
-            if isinstance(event, TextMessage):
-                payload += event.data.encode()
-            elif isinstance(event, BytesMessage):
-                payload += event.data
-            else:
-                continue
-            if event.message_finished:
-                kind = Opcode.TEXT if isinstance(event, TextMessage) else Opcode.BINARY
-                return kind, bytes(payload)
+            if isinstance(event, TextMessage | BytesMessage):
+                data = event.data
+                payload += data.encode() if isinstance(data, str) else data
+                if event.message_finished:
+                    kind = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
+                    return kind, bytes(payload)
 
     async def next_event(self) -> Event:
         """Return the next pong or piece of a message, answering pings meanwhile."""
@@ -241,8 +210,7 @@ class _Session:
             elif self._protocol.state is ConnectionState.REMOTE_CLOSING:
                 raise NodeError(self._node, f"The node closed the WebSocket with {event.code:d}.")
             else:
-                detail = f"The node's WebSocket frames are malformed: {event.reason}."
-                raise BadResponse(self._node, detail)
+                raise BadResponse(self._node, f"The node's frames are malformed: {event.reason}.")
 
     async def _receive_some(self) -> None:
         if not self._room:
@@ -273,7 +241,7 @@ async def _mqtt(_: Probe, address: Address, transport: SocketTransport) -> bytes
     return _DISCONNECT
 
 
-_EXCHANGES: Final[dict[ProbeKind, _Exchange]] = {
+_EXCHANGES: Final = {
     "tcp": _tcp,
     "http": _http,
     "websocket": _websocket,

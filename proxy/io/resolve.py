@@ -3,16 +3,15 @@
 dnspython asks, over UDP, and over TCP what does not fit there.  It is imported when the first name
 is resolved: nobody pays for it whose nodes are addresses.
 
-An answer is whole or an error.  If A is answered and AAAA is not, taking the half would take nodes
-away that are there; only what a server says is missing is missing.
+An answer is whole or an error: A without AAAA would take nodes away that are there.  Only what a
+name server says is missing is missing.
 """
 
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -25,40 +24,53 @@ from proxy.errors import DnsError
 
 if TYPE_CHECKING:
     import dns.asyncresolver
-    import dns.exception
     import dns.resolver
 
-#: What the system's resolver reads too.
-_SYSTEM = "/etc/resolv.conf"
-#: How much of the time is for DNS when the system may be asked after it.
+#: How much of the time is for DNS where the system may be asked after it.
 _DNS_SHARE = 0.8
-#: One try of one server: a dead server that comes first, and a lost packet, leave time for others,
-#: for a target of SRV as well.
+#: One try of one server: after a dead one there is time for others, twice for an SRV.
 _TRY_SHARE = 0.2
-#: Questions in flight; an SRV may have hundreds of targets.
+#: Questions in flight: an SRV may have hundreds of targets.
 _AT_ONCE = 20
 
 
 @attrs.frozen
 class Answer:
-    """The addresses behind a name, none if the service is said to be unavailable."""
+    """The addresses behind a name; none if it says that the service is not available."""
 
     addresses: tuple[Address, ...]
     #: In how many seconds to ask again.
     lifetime: float
 
 
+class _Failure(Exception):
+    """There is no answer; the text ends a sentence that says why."""
+
+
+class _Unknown(_Failure):
+    """DNS doesn't know; the system may."""
+
+
+class _Missing(_Unknown):
+    """A name server says that there is none."""
+
+
 async def resolve(name: Address, config: Discovery, random: Random) -> Answer:
     """Return the addresses behind a host or an SRV name, in an order drawn from `random`.
 
-    An SRV's weights are ignored: how much each node gets is up to the upstream's policy.
+    Of an SRV's priorities only the first is taken.  Weights are ignored: who gets how much is up
+    to the upstream's policy.
 
     Raises:
-        DnsError: no answer within the configured time, or one without addresses; it says why.
+        DnsError: no answer within the configured time, or one without addresses.
     """
-    with _dns_errors(str(name)), trio.fail_after(config.timeout):
-        found = await (_resolve_service if name.srv else _resolve_host)(name, config)
-    # Servers rotate what they answer: sorted, the order is `random`'s alone.
+    try:
+        with trio.fail_after(config.timeout):
+            found = await (_resolve_service if name.srv else _resolve_host)(name, config)
+    except (_Failure, trio.TooSlowError) as exc:
+        reason = exc if isinstance(exc, _Failure) else "no answer came in time"
+        raise DnsError(str(name), f"The node's name cannot be resolved: {reason}.") from exc
+    # Servers rotate what they answer: sorted first, the order is `random`'s alone.
     addresses = sorted(set(found.addresses), key=str)
     random.shuffle(addresses)
     lifetime = min(max(found.lifetime, config.shortest), config.longest)
@@ -66,100 +78,44 @@ async def resolve(name: Address, config: Discovery, random: Random) -> Answer:
 
 
 async def _resolve_host(name: Address, config: Discovery) -> Answer:
-    """Ask DNS, and for what it does not know the system, unless name servers were chosen.
+    """Ask DNS, then the system for what DNS doesn't know, unless name servers were chosen.
 
-    RFC 6761 section 6.3: localhost is not a name to ask DNS for.
+    Not for localhost, which is none of DNS's business (RFC 6761 section 6.3).
     """
-    from dns.exception import DNSException
-
-    ports = {name.host: (name.port,)}
+    target = (name.host, name.port)
     if config.nameservers:
-        return await _ask_hosts(_resolver(config), ports)
-    if name.host.lower().rstrip(".") == "localhost" and (found := await _ask_system(name, config)):
-        return found
+        return await _ask_hosts(_resolver(config), [target])
     try:
-        return await _ask_hosts(_resolver(config, _DNS_SHARE), ports)
-    except DNSException as exc:
-        if _is_ignorance(exc) and (found := await _ask_system(name, config)):
+        if name.host.lower().rstrip(".") == "localhost":
+            raise _Unknown("this machine has no localhost")
+        return await _ask_hosts(_resolver(config, _DNS_SHARE), [target])
+    except _Unknown:
+        if found := await _ask_system(name, config):
             return found
         raise
 
 
 async def _resolve_service(name: Address, config: Discovery) -> Answer:
-    """Take the lowest priority that has an address; "." for a target says that there is none.
+    """Ask for an SRV and for its targets; "." for a target says that there is none (RFC 2782).
 
-    The additional section is not used: it does not say whether it is complete.
+    The additional section isn't used: it doesn't say whether it is complete.
     """
-    from dns.resolver import NXDOMAIN, NoAnswer
-
     resolver = _resolver(config)
     answer = await _ask(resolver, name.srv, "SRV")
     lifetime = float(answer.chaining_result.minimum_ttl)
-    priorities: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for record in answer:
-        if (host := record.target.to_text()) != ".":
-            priorities[record.priority][host].add(record.port)
-    missing: dns.exception.DNSException | None = None
-    for _, ports in sorted(priorities.items()):
-        try:
-            found = await _ask_hosts(resolver, ports)
-        except (NXDOMAIN, NoAnswer) as exc:
-            missing = exc
-        else:
-            return Answer(found.addresses, min(lifetime, found.lifetime))
-    if missing:
-        raise missing
-    return Answer((), lifetime)
-
-
-async def _ask_hosts(
-    resolver: dns.asyncresolver.Resolver, ports: Mapping[str, Collection[int]]
-) -> Answer:
-    """Ask for A and AAAA of all hosts at once; hosts without any are passed over if others have."""
-    from dns.exception import DNSException
-    from dns.resolver import NXDOMAIN, NoAnswer
-
-    found: list[tuple[str, dns.resolver.Answer]] = []
-    missing: list[DNSException] = []
-    failed: list[DNSException] = []
-    limiter = trio.CapacityLimiter(_AT_ONCE)
-
-    async def ask(host: str, kind: str) -> None:
-        try:
-            async with limiter:
-                found.append((host, await _ask(resolver, host, kind)))
-        except (NXDOMAIN, NoAnswer) as exc:
-            missing.append(exc)
-        except DNSException as exc:
-            failed.append(exc)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for host in ports:
-            nursery.start_soon(ask, host, "A")
-            nursery.start_soon(ask, host, "AAAA")
-    if failed or not found:
-        raise (failed or missing)[0]
-    addresses = {
-        Address(host=record.address, port=port)
-        for host, answer in found
-        for record in answer
-        for port in ports[host]
-    }
-    lifetime = min(answer.chaining_result.minimum_ttl for _, answer in found)
-    return Answer(tuple(addresses), lifetime)
-
-
-async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dns.resolver.Answer:
-    from dns.asyncbackend import get_backend
-
-    return await resolver.resolve(name, kind, backend=get_backend("trio"))
+    records = [record for record in answer if record.target.to_text() != "."]
+    if not records:
+        return Answer((), lifetime)
+    first = min(record.priority for record in records)
+    targets = {(str(record.target), record.port) for record in records if record.priority == first}
+    found = await _ask_hosts(resolver, targets)
+    return Answer(found.addresses, min(lifetime, found.lifetime))
 
 
 async def _ask_system(name: Address, config: Discovery) -> Answer | None:
     """Return what /etc/hosts and its like know, None for nothing.
 
-    That has no time to live.  It changes when somebody edits it, so the longest will do.
+    That has no time to live.  It changes when somebody edits a file, so the longest will do.
     """
     try:
         found = await trio.socket.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
@@ -169,66 +125,74 @@ async def _ask_system(name: Address, config: Discovery) -> Answer | None:
     return Answer(addresses, config.longest)
 
 
-def _resolver(config: Discovery, share: float = 1.0) -> dns.asyncresolver.Resolver:
-    """Make a resolver; the system's file is read each time, as it may have changed.
+async def _ask_hosts(
+    resolver: dns.asyncresolver.Resolver, targets: Collection[tuple[str, int]]
+) -> Answer:
+    """Ask for A and AAAA of all hosts at once; a host may lack both if another has one."""
+    found: list[tuple[int, dns.resolver.Answer]] = []
+    missing: list[_Failure] = []
+    failed: list[_Failure] = []
+    limiter = trio.CapacityLimiter(_AT_ONCE)
 
-    Like the system's own it tries the file's search list; a chosen server gets names as they are.
+    async def ask(host: str, port: int, kind: str) -> None:
+        try:
+            async with limiter:
+                found.append((port, await _ask(resolver, host, kind)))
+        except _Missing as exc:
+            missing.append(exc)
+        except _Failure as exc:
+            failed.append(exc)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for host, port in targets:
+            nursery.start_soon(ask, host, port, "A")
+            nursery.start_soon(ask, host, port, "AAAA")
+    if failed or not found:
+        raise (failed or missing)[0]
+    addresses = [Address(rdata.address, port) for port, answer in found for rdata in answer]
+    lifetime = min(answer.chaining_result.minimum_ttl for _, answer in found)
+    return Answer(tuple(addresses), lifetime)
+
+
+async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dns.resolver.Answer:
+    from dns.asyncbackend import get_backend
+    from dns.exception import DNSException, Timeout
+    from dns.resolver import NXDOMAIN, NoAnswer, NoNameservers
+
+    try:
+        return await resolver.resolve(name, kind, backend=get_backend("trio"))
+    except NXDOMAIN as exc:
+        raise _Missing("there is no such name") from exc
+    except NoAnswer as exc:
+        raise _Missing("it has no addresses") from exc
+    except Timeout as exc:
+        raise _Unknown("no answer came in time") from exc
+    except NoNameservers as exc:
+        causes = [error[3] for error in exc.kwargs["errors"]]
+        if all(isinstance(cause, OSError) for cause in causes):
+            raise _Unknown("no name server can be reached") from exc
+        raise _Failure(f"the name servers failed, {causes[-1]}") from exc
+    except DNSException as exc:
+        raise _Failure(str(exc).rstrip(".")) from exc
+
+
+def _resolver(config: Discovery, share: float = 1.0) -> dns.asyncresolver.Resolver:
+    """Make a resolver; /etc/resolv.conf is read each time, since it changes.
+
+    Its search list is tried as the system does; a chosen server is asked for names as they are.
     """
     from dns.asyncresolver import Resolver
     from dns.nameserver import Do53Nameserver
     from dns.resolver import NoResolverConfiguration
 
+    resolver = Resolver(configure=False)
     if config.nameservers:
-        resolver = Resolver(configure=False)
         resolver.nameservers = [Do53Nameserver(at.host, at.port) for at in config.nameservers]
     else:
-        try:
-            resolver = Resolver(_SYSTEM)
-        except ValueError as exc:  # a name server that is no address
-            raise NoResolverConfiguration from exc
+        with suppress(NoResolverConfiguration, ValueError):  # none, or one that is no address
+            resolver.read_resolv_conf("/etc/resolv.conf")
         resolver.use_search_by_default = True
     resolver.lifetime = config.timeout * share
     resolver.timeout = min(resolver.timeout, config.timeout * _TRY_SHARE)
     return resolver
-
-
-def _is_ignorance(exc: dns.exception.DNSException) -> bool:
-    """Whether a failure says no more than that DNS does not know: another may."""
-    from dns import resolver
-    from dns.exception import Timeout
-
-    if isinstance(exc, resolver.NoNameservers):
-        return all(isinstance(error[3], OSError) for error in exc.kwargs["errors"])
-    return isinstance(
-        exc, (resolver.NXDOMAIN, resolver.NoAnswer, resolver.NoResolverConfiguration, Timeout)
-    )
-
-
-@contextmanager
-def _dns_errors(node: str) -> Iterator[None]:
-    from dns.exception import DNSException
-
-    try:
-        yield
-    except (DNSException, trio.TooSlowError) as exc:
-        raise DnsError(node, f"The node's name cannot be resolved: {_reason(exc)}.") from exc
-
-
-def _reason(exc: Exception) -> str:
-    from dns import resolver
-    from dns.exception import Timeout
-
-    match exc:
-        case resolver.NXDOMAIN():
-            return "there is no such name"
-        case resolver.NoAnswer():
-            return "it has no addresses"
-        case Timeout() | trio.TooSlowError():
-            return "no name server answered in time"
-        case resolver.NoResolverConfiguration():
-            return "no name server is configured"
-        case resolver.NoNameservers(kwargs={"errors": [*_, (_, _, _, OSError() as cause, _)]}):
-            return f"no name server can be reached, {cause.strerror}"
-        case resolver.NoNameservers(kwargs={"errors": [*_, (_, _, _, cause, _)]}):
-            return f"the name servers failed, {cause}".rstrip(".")
-    return str(exc).rstrip(".")

@@ -249,17 +249,20 @@ def upstream_contexts(config: Config, source: str = "config") -> dict[str, ssl.S
     """Return a context for each upstream that has TLS, by name.
 
     Raises:
-        ConfigError: with every CA file that can't be used.
+        ConfigError: with every file that can't be used.
     """
     contexts = {}
     problems = []
     for name, upstream in config.upstreams.items():
         if upstream.tls is None:
             continue
+        key = "ca_file"
         try:
-            contexts[name] = _client_context(upstream.tls)
+            contexts[name] = context = _client_context(upstream.tls)
+            key = "cert_file"
+            _show_certificate(context, upstream.tls)
         except (ssl.SSLError, OSError) as exc:
-            problems.append(f"{source}: upstreams.{name}.tls: {_reason(exc)}")
+            problems.append(f"{source}: upstreams.{name}.tls.{key}: {_reason(exc)}")
     if problems:
         raise ConfigError(problems)
     return contexts
@@ -304,9 +307,13 @@ def _client_context(tls: NodeTls) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=tls.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _show_certificate(context: ssl.SSLContext, tls: NodeTls) -> None:
+    """Have something to show to nodes that ask for a client's certificate."""
     if tls.cert_file and tls.key_file:
         context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
-    return context
 
 
 def _reason(exc: ssl.SSLError | OSError) -> str:

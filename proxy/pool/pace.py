@@ -27,7 +27,9 @@ class Pace:
     def wait(self, now: float) -> float:
         """Return the seconds until another may go."""
         self._refill(now)
-        return max(0.0, (1 - self._allowance) / self._rate)
+        missing = 1 - self._allowance
+        # A microsecond more, lest rounding leaves who waited so long just short of one, for ever.
+        return missing / self._rate + 1e-6 if missing > 0 else 0.0
 
     def _refill(self, now: float) -> None:
         earned = max(0.0, now - self._updated) * self._rate

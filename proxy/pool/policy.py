@@ -9,11 +9,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from random import Random
+from typing import Protocol, TypeVar
 
 from proxy.config.upstream import Balance
 
 from .node import Node
+
+T = TypeVar("T")
+
+
+class Random(Protocol):
+    """What is asked of a `random.Random`."""
+
+    def choices(self, population: Sequence[T], weights: Sequence[float]) -> list[T]: ...
+
 
 #: `(nodes, now, key, random)`; the key is what `hash` tells requests apart by.
 Policy = Callable[[Sequence[Node], float, bytes, Random], Node]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from random import Random
 
 from proxy.config.address import Address
 from proxy.config.upstream import Node as NodeConfig
@@ -13,7 +12,7 @@ from proxy.errors import ClosedEarly, DialError, NodeError, NoNode
 
 from .hold import HoldQueue
 from .node import Admin, Node
-from .policy import POLICIES
+from .policy import POLICIES, Random
 
 
 class Upstream:
@@ -23,7 +22,7 @@ class Upstream:
     there was none, or a node wants to be probed at once; whoever drives the pool sets it.
     """
 
-    def __init__(self, name: str, config: UpstreamConfig, *, random: Random | None = None) -> None:
+    def __init__(self, name: str, config: UpstreamConfig, random: Random) -> None:
         self.name = name
         self.config = config
         #: A name's addresses join when they are known.
@@ -34,7 +33,7 @@ class Upstream:
         ]
         self.hold: HoldQueue = HoldQueue(config.hold)
         self.changed: Callable[[], None] = lambda: None
-        self._random = random or Random()
+        self._random = random
         self._policy = POLICIES[config.balance]
 
     def _join(self, config: NodeConfig, address: Address, joined: float | None) -> Node:

@@ -144,12 +144,14 @@ class Service:
         self.config = config
         self.routes = Routes(config.routes)
         self.listener_contexts = listener_contexts(config)
-        self.upstreams = {name: Upstream(name, up) for name, up in config.upstreams.items()}
+        self.random = Random()
+        self.upstreams = {
+            name: Upstream(name, one, self.random) for name, one in config.upstreams.items()
+        }
         self.head_limits = HeadLimits(
             config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
         )
         self.sessions: set[Session] = set()
-        self.random = Random()
         self.draining = False
         self.on_record = on_record or log.access
         self._upstream_contexts = upstream_contexts(config)

@@ -17,7 +17,6 @@ from .world import (
     ACCEPTED,
     CONFIG,
     UPGRADE,
-    Node,
     Recorder,
     answering,
     open_world,
@@ -228,7 +227,7 @@ REFUSED = (502, "connection_refused")
     ],
 )
 async def test_broken_nodes(
-    node: Node | None, expected: tuple[int, str], asked: int, *, rests: bool, autojump_clock: Clock
+    node: Serve | None, expected: tuple[int, str], asked: int, *, rests: bool, autojump_clock: Clock
 ) -> None:
     """Every row of the table: the answer, whether another is tried, whether it counts."""
     async with open_world() as world:

@@ -8,7 +8,6 @@ import trio.testing
 
 from .world import (
     CONFIG,
-    Node,
     Recorder,
     answering,
     open_world,
@@ -128,7 +127,7 @@ async def test_other_upgrades_are_plain_requests(autojump_clock: Clock) -> None:
     ],
 )
 async def test_broken_nodes(
-    node: Node | None, expected: tuple[int, str], asked: int, autojump_clock: Clock
+    node: Serve | None, expected: tuple[int, str], asked: int, autojump_clock: Clock
 ) -> None:
     async with open_world() as world:
         if node:

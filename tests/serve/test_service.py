@@ -11,7 +11,6 @@ import trio.testing
 from proxy.io.pump import PumpRelay
 from proxy.io.splice import Splice
 from proxy.io.transport import SocketTransport
-from proxy.observe.record import Record
 from proxy.wire.tunnel import Tunnel
 from tests.io.rig import socket_pair
 
@@ -39,7 +38,7 @@ async def test_sessions_are_closed_at_an_even_pace(autojump_clock: Clock) -> Non
         relays = [Goodbye() for _ in range(100)]
 
         async def live(relay: Goodbye) -> None:
-            with world.service.live(relay, Record(id="1", client="c")):
+            with world.live(relay):
                 await relay.over.wait()
                 await trio.sleep(0.5)
 
@@ -61,7 +60,7 @@ async def test_session_that_begins_during_a_drain_is_closed_at_once(autojump_clo
     async with open_world() as world:
         world.service.draining = True
         relay = Goodbye()
-        with world.service.live(relay, Record(id="1", client="c")):
+        with world.live(relay):
             assert len(relay.told) == 1
 
 

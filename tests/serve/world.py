@@ -11,11 +11,12 @@ import trio.testing
 
 from proxy.config.load import parse_config
 from proxy.errors import DialRefused
+from proxy.io.relay import Relay
 from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 from proxy.serve.connection import Connection
-from proxy.serve.service import Service
+from proxy.serve.service import Service, Session
 
 CONFIG = """
 [[listeners]]
@@ -101,6 +102,12 @@ class World:
         self.nursery.start_soon(connection.run)
         return peer
 
+    def live(self, relay: Relay) -> Session:
+        """Return a session of the first node."""
+        upstream = self.service.upstreams["nodes"]
+        record = Record(id="1", client="c")
+        return self.service.live(relay, record, upstream, upstream.nodes[0])
+
     async def ask(self, request: bytes, *, surplus: bool = False) -> bytes:
         """Send a request on a new connection, hang up, and return all that comes back."""
         client = self.connect(surplus=surplus)
@@ -139,7 +146,7 @@ def token(answer: bytes) -> str:
     return ""
 
 
-def answering(*pieces: bytes) -> Node:
+def answering(*pieces: bytes) -> Serve:
     """A node that reads a head, sends these bytes, and hangs up."""
 
     async def serve(stream: trio.abc.Stream) -> None:

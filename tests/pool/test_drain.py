@@ -1,0 +1,143 @@
+"""A burst of Closes, and what is none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.upstream import DetectDrain
+from proxy.pool.drain import PERSONAL, DrainDetector
+
+from .rig import NOW
+
+#: What a Close without a code counts as.
+NO_CODE = 1005
+Close = tuple[float, int, int]
+
+
+def burst(count: int, *, sessions: int, every: float = 0.0, code: int = NO_CODE) -> list[Close]:
+    """Closes as (seconds since the beginning, code, sessions left), of a node with `sessions`."""
+    return [(index * every, code, sessions - 1 - index) for index in range(count)]
+
+
+def noticed(config: DetectDrain, closes: list[Close]) -> list[int]:
+    """Return which Closes, counted from 1, made the node a draining one."""
+    detector = DrainDetector(config)
+    return [
+        number
+        for number, (after, code, left) in enumerate(closes, 1)
+        if detector.closed_by_node(NOW + after, code, left)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "closes", "expected"),
+    [
+        # The default: five within a second, and half of all there were.
+        ({}, burst(4, sessions=4), []),
+        ({}, burst(5, sessions=5), [5]),
+        ({}, burst(5, sessions=10), [5]),
+        ({}, burst(5, sessions=11), []),
+        ({}, burst(50, sessions=100), [50]),
+        ({}, burst(49, sessions=100), []),
+        ({}, burst(100, sessions=100), [50]),
+        # Spread out a little, and too far.
+        ({}, burst(20, sessions=20, every=0.05), [10]),
+        ({}, burst(5, sessions=8, every=0.2), [5]),
+        ({}, burst(5, sessions=8, every=0.3), []),
+        ({}, burst(1000, sessions=1000, every=1.0), []),
+        # Whatever the code, but for those that are about one client.
+        ({}, burst(9, sessions=9, code=1000), [5]),
+        ({}, burst(9, sessions=9, code=1001), [5]),
+        ({}, burst(9, sessions=9, code=1012), [5]),
+        ({}, burst(9, sessions=9, code=4000), [5]),
+        *[({}, burst(99, sessions=99, code=code), []) for code in sorted(PERSONAL)],
+        # Other numbers.
+        ({"closes": 2}, burst(9, sessions=9), [5]),
+        ({"closes": 2, "share": 0.1}, burst(9, sessions=9), [2]),
+        ({"closes": 1, "share": 0.01}, burst(1, sessions=100), [1]),
+        ({"share": 1.0}, burst(9, sessions=10), []),
+        ({"share": 1.0}, burst(10, sessions=10), [10]),
+        ({"window": 10.0}, burst(5, sessions=8, every=2), [5]),
+        ({"window": 0.1}, burst(5, sessions=8, every=0.05), []),
+        ({"closes": 0}, burst(99, sessions=99), []),
+    ],
+)
+def test_burst(config: dict[str, float], closes: list[Close], expected: list[int]) -> None:
+    assert noticed(DetectDrain(**config), closes) == expected  # type: ignore[arg-type]
+
+
+def test_it_is_draining_until_the_time_is_over() -> None:
+    detector = DrainDetector(DetectDrain(timeout=35.0))
+    for after, code, left in burst(5, sessions=5):
+        assert not detector.draining(NOW)
+        assert detector.until() == 0
+        detector.closed_by_node(NOW + after, code, left)
+
+    assert detector.draining(NOW)
+    assert detector.until() == NOW + 35
+    assert detector.draining(NOW + 34.99)
+    assert not detector.draining(NOW + 35)
+
+
+def test_more_closes_do_not_make_it_longer() -> None:
+    detector = DrainDetector(DetectDrain(timeout=35.0))
+    for after, code, left in burst(20, sessions=20, every=0.05):
+        detector.closed_by_node(NOW + after, code, left)
+
+    # The tenth was half of them.
+    assert detector.until() == pytest.approx(NOW + 0.45 + 35)
+
+
+def test_it_is_over_when_the_node_has_gone() -> None:
+    detector = DrainDetector(DetectDrain())
+    for after, code, left in burst(9, sessions=9):
+        detector.closed_by_node(NOW + after, code, left)
+    detector.over()
+
+    assert not detector.draining(NOW)
+    assert detector.until() == 0
+    # Nothing of the burst is left to make one more a burst.
+    assert not detector.closed_by_node(NOW, NO_CODE, 0)
+    assert [detector.closed_by_node(NOW, NO_CODE, 0) for _ in range(4)] == [False] * 3 + [True]
+
+
+def test_it_may_drain_again_after_the_time() -> None:
+    detector = DrainDetector(DetectDrain(timeout=35.0))
+    for start in (NOW, NOW + 35, NOW + 100):
+        told = [detector.closed_by_node(start, NO_CODE, 9 - n) for n in range(10)]
+        assert told.count(True) == 1
+        assert detector.until() == start + 35
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 2), st.integers(0, 30)), max_size=60),
+    st.integers(1, 6),
+    st.floats(0.1, 3),
+)
+def test_no_drain_without_so_many_within_the_window(
+    steps: list[tuple[float, int]], closes: int, window: float
+) -> None:
+    detector = DrainDetector(DetectDrain(closes=closes, share=0.01, window=window))
+    now, times = NOW, list[float]()
+    for pause, left in steps:
+        now += pause
+        times.append(now)
+        if detector.closed_by_node(now, NO_CODE, left):
+            # The first of the slices may have begun just before.
+            assert sum(at > now - window - 1e-6 for at in times) >= closes
+
+
+@given(
+    st.integers(5, 200), st.lists(st.floats(0, 0.9), min_size=200, max_size=200), st.floats(0, 10)
+)
+def test_any_burst_of_all_is_noticed(sessions: int, times: list[float], start: float) -> None:
+    """However the Closes are spread over nine tenths of the window."""
+    closes = [
+        (start + after, NO_CODE, sessions - 1 - index)
+        for index, after in enumerate(sorted(times[:sessions]))
+    ]
+    expected = max(5, (sessions + 1) // 2)
+
+    assert noticed(DetectDrain(), closes) == [expected]
