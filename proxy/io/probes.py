@@ -178,8 +178,8 @@ class _Session:
     def __init__(self, transport: SocketTransport, node: str, early: bytes) -> None:
         self._transport = transport
         self._node = node
-        self._protocol = Connection(ConnectionType.CLIENT, trailing_data=early)
-        self._room = max(0, MOST - len(early))
+        self._protocol = Connection(ConnectionType.CLIENT, trailing_data=early[:MOST])
+        self._room = MOST - len(early[:MOST])
 
     async def send(self, event: Event) -> None:
         await self._transport.send_all(self._protocol.send(event))

@@ -1,16 +1,14 @@
 """Ask which addresses a node's name stands for, and for how long.
 
-dnspython asks, over UDP, and over TCP what does not fit there.  It is imported when the first name
-is resolved: nobody pays for it whose nodes are addresses.
+dnspython asks, over UDP, and over TCP what does not fit there.  It is imported with the first name:
+nobody pays for it whose nodes are addresses.
 
-An answer is whole or an error: A without AAAA would take nodes away that are there.  Only what a
-name server says is missing is missing.
+An answer is whole or an error: half of it, A without AAAA, would take nodes away that are there.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
 from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
@@ -25,13 +23,6 @@ from proxy.errors import DnsError
 if TYPE_CHECKING:
     import dns.asyncresolver
     import dns.resolver
-
-#: How much of the time is for DNS where the system may be asked after it.
-_DNS_SHARE = 0.8
-#: One try of one server: after a dead one there is time for others, twice for an SRV.
-_TRY_SHARE = 0.2
-#: Questions in flight: an SRV may have hundreds of targets.
-_AT_ONCE = 20
 
 
 @attrs.frozen
@@ -58,8 +49,7 @@ class _Missing(_Unknown):
 async def resolve(name: Address, config: Discovery, random: Random) -> Answer:
     """Return the addresses behind a host or an SRV name, in an order drawn from `random`.
 
-    Of an SRV's priorities only the first is taken.  Weights are ignored: who gets how much is up
-    to the upstream's policy.
+    Of an SRV's priorities the first alone counts, weights do not: the upstream's policy decides.
 
     Raises:
         DnsError: no answer within the configured time, or one without addresses.
@@ -73,22 +63,21 @@ async def resolve(name: Address, config: Discovery, random: Random) -> Answer:
     # Servers rotate what they answer: sorted first, the order is `random`'s alone.
     addresses = sorted(set(found.addresses), key=str)
     random.shuffle(addresses)
-    lifetime = min(max(found.lifetime, config.shortest), config.longest)
-    return Answer(tuple(addresses), lifetime)
+    return Answer(tuple(addresses), min(max(found.lifetime, config.shortest), config.longest))
 
 
 async def _resolve_host(name: Address, config: Discovery) -> Answer:
-    """Ask DNS, then the system for what DNS doesn't know, unless name servers were chosen.
+    """Ask DNS and, in the last fifth of the time, the system, unless name servers were chosen.
 
-    Not for localhost, which is none of DNS's business (RFC 6761 section 6.3).
+    DNS isn't asked for localhost, which is none of its business (RFC 6761 section 6.3).
     """
-    target = (name.host, name.port)
+    targets = {(name.host, name.port)}
     if config.nameservers:
-        return await _ask_hosts(_resolver(config), [target])
+        return await _ask_hosts(_resolver(config), targets)
     try:
         if name.host.lower().rstrip(".") == "localhost":
             raise _Unknown("this machine has no localhost")
-        return await _ask_hosts(_resolver(config, _DNS_SHARE), [target])
+        return await _ask_hosts(_resolver(config, share=0.8), targets)
     except _Unknown:
         if found := await _ask_system(name, config):
             return found
@@ -125,19 +114,15 @@ async def _ask_system(name: Address, config: Discovery) -> Answer | None:
     return Answer(addresses, config.longest)
 
 
-async def _ask_hosts(
-    resolver: dns.asyncresolver.Resolver, targets: Collection[tuple[str, int]]
-) -> Answer:
+async def _ask_hosts(resolver: dns.asyncresolver.Resolver, targets: set[tuple[str, int]]) -> Answer:
     """Ask for A and AAAA of all hosts at once; a host may lack both if another has one."""
     found: list[tuple[int, dns.resolver.Answer]] = []
     missing: list[_Failure] = []
     failed: list[_Failure] = []
-    limiter = trio.CapacityLimiter(_AT_ONCE)
 
     async def ask(host: str, port: int, kind: str) -> None:
         try:
-            async with limiter:
-                found.append((port, await _ask(resolver, host, kind)))
+            found.append((port, await _ask(resolver, host, kind)))
         except _Missing as exc:
             missing.append(exc)
         except _Failure as exc:
@@ -151,8 +136,7 @@ async def _ask_hosts(
     if failed or not found:
         raise (failed or missing)[0]
     addresses = [Address(rdata.address, port) for port, answer in found for rdata in answer]
-    lifetime = min(answer.chaining_result.minimum_ttl for _, answer in found)
-    return Answer(tuple(addresses), lifetime)
+    return Answer(tuple(addresses), min(a.chaining_result.minimum_ttl for _, a in found))
 
 
 async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dns.resolver.Answer:
@@ -178,10 +162,7 @@ async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dn
 
 
 def _resolver(config: Discovery, share: float = 1.0) -> dns.asyncresolver.Resolver:
-    """Make a resolver; /etc/resolv.conf is read each time, since it changes.
-
-    Its search list is tried as the system does; a chosen server is asked for names as they are.
-    """
+    """Make a resolver; the system's settings, with their search list, are read each time."""
     from dns.asyncresolver import Resolver
     from dns.nameserver import Do53Nameserver
     from dns.resolver import NoResolverConfiguration
@@ -194,5 +175,6 @@ def _resolver(config: Discovery, share: float = 1.0) -> dns.asyncresolver.Resolv
             resolver.read_resolv_conf("/etc/resolv.conf")
         resolver.use_search_by_default = True
     resolver.lifetime = config.timeout * share
-    resolver.timeout = min(resolver.timeout, config.timeout * _TRY_SHARE)
+    # One try of one server: after a dead one there is time for others, twice for an SRV.
+    resolver.timeout = min(resolver.timeout, config.timeout / 5)
     return resolver

@@ -76,6 +76,10 @@ class Health:
         Attempts that were under way together fail together; they count as one rest.
         """
         self.suspect = True
+        self.failed_at = now
+        if unreachable and self._probe.kind != "none":
+            self.state = "down"
+            self._in_a_row = 0
         self._recent.append(now)
         often = (
             len(self._recent) == self._rest.failures and now - self._recent[0] <= self._rest.window
@@ -86,12 +90,8 @@ class Health:
         rest = self._rest.first * 2 ** min(self.rests, 16)
         self.rests_until = now + min(rest, self._rest.longest)
         self.rests += 1
-        self.failed_at = now
         self._unreachable = unreachable
         self._recent.clear()
-        if unreachable and self._probe.kind != "none":
-            self.state = "down"
-            self._in_a_row = 0
 
     def answered(self, now: float) -> None:
         """Take notice that it answered a request: forget its failures."""

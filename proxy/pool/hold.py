@@ -58,9 +58,11 @@ class HoldQueue:
 
     def _let_go(self, count: int) -> None:
         for waiter in list(itertools.islice(self._waiters, count)):
-            del self._waiters[waiter]
-            self.released += 1
-            waiter()
+            # One that was told before it may have had it leave.
+            if waiter in self._waiters:
+                del self._waiters[waiter]
+                self.released += 1
+                waiter()
 
     def wait(self, now: float) -> float:
         """Return the seconds until the pace lets another go."""

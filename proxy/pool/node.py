@@ -70,7 +70,7 @@ class Node:
     """State of one address in an upstream.
 
     `joined` is when it was found by its name; None for one that was there from the beginning.
-    `freed` is called when it was full and has room again.
+    `freed` is called when it takes sessions, or has room for one, and did not before.
     """
 
     def __init__(
@@ -142,11 +142,16 @@ class Node:
         seconds: float | None = None,
     ) -> None:
         """Take a probe's result: that it is well, after so many seconds, or what was wrong."""
-        self.health.probed(now, well=well)
+        took = self.takes(now)
         if isinstance(error, DialError):
+            if self.drain.draining(now):
+                # It has gone, as it said it would: nobody asks it before it is found well.
+                self.health.failed(now, unreachable=True)
             self.drain.over()
+        self.health.probed(now, well=well)
         if seconds is not None:
             self.latency.measured(now, seconds)
+        self._tell_if_back(now, took=took)
 
     @property
     def empties(self) -> bool:
@@ -155,9 +160,15 @@ class Node:
 
     def answered(self, now: float, seconds: float | None = None) -> None:
         """Take notice that it answered a request, in so many seconds."""
+        took = self.takes(now)
         self.health.answered(now)
         if seconds is not None:
             self.latency.measured(now, seconds)
+        self._tell_if_back(now, took=took)
+
+    def _tell_if_back(self, now: float, *, took: bool) -> None:
+        if not took and self.takes(now):
+            self.freed()
 
     def lease(self) -> Lease:
         """Hold on to it for one session or request, until the lease is released."""

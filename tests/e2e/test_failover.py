@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CLIENT_PATIENCE = 2.0
 
 # Whoever failed once isn't asked again within the test.
-LONG_REST = "rest = { first = 30.0, longest = 30.0 }"
+LONG_REST = 'hold = { timeout = 0.0 }\npanic = "refuse"\nrest = { first = 30.0, longest = 30.0 }'
 SHORT_REST = "rest = { first = 0.1, longest = 0.1 }"
 
 

@@ -1,7 +1,8 @@
-"""One node: when it rests, and who holds on to it."""
+"""One node: why it is asked or not, its share, and who holds on to it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -9,83 +10,281 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
-from proxy.config.upstream import Node as NodeConfig
-from proxy.config.upstream import Rest
-from proxy.pool.node import Node, NodeStatistics
+from proxy.config.upstream import Upstream as UpstreamConfig
+from proxy.errors import DialRefused, DialTimeout, NodeTlsError, ResponseTimeout
+from proxy.pool.node import FIRST_SHARE, Node, NodeState, NodeStatistics
 
-ADDRESS = Address("127.0.0.1", 6020)
-
-
-def make_node(*, weight: int = 1, first: float = 1.0, longest: float = 30.0) -> Node:
-    config = NodeConfig(address=ADDRESS, weight=weight)
-    return Node(config, Rest(first=first, longest=longest))
+from .rig import NOW, make_node, node_config, probe, ramp
 
 
-def fail_whenever_awake(node: Node, times: int) -> list[float]:
-    """Let it fail as soon as it may be asked again; return how long it rested each time."""
-    now, rests = 100.0, []
-    for _ in range(times):
-        node.failed(now)
-        rests.append(node.rests_until - now)
-        now = node.rests_until
-    return rests
+def put_draining(node: Node) -> None:
+    for left in reversed(range(5)):
+        node.drain.closed_by_node(NOW, 1001, left)
 
 
-def test_fresh_node_is_available() -> None:
-    node = make_node(weight=3)
-
-    assert node.available(0.0)
-    assert node.statistics() == NodeStatistics("127.0.0.1:6020", 3, 0, 0, 0.0)
+def put_resting(node: Node) -> None:
+    for _ in range(3):
+        node.failed(NOW, unreachable=False)
 
 
-def test_rests_after_a_failure() -> None:
-    node = make_node(first=2.0)
-    node.failed(10.0)
+def put_up(node: Node) -> None:
+    node.probed(NOW, well=True)
 
-    assert not node.available(10.0)
-    assert not node.available(11.999)
-    assert node.available(12.0)
+
+def put_down(node: Node) -> None:
+    node.probed(NOW, well=False)
+
+
+def put_gone(node: Node) -> None:
+    node.gone = True
+
+
+def put_by_hand(node: Node) -> None:
+    node.admin = "down"
+
+
+def put_drain_by_hand(node: Node) -> None:
+    node.admin = "drain"
+
+
+Change = Callable[[Node], None]
 
 
 @pytest.mark.parametrize(
-    ("first", "longest", "expected"),
+    ("changes", "state"),
     [
-        (1.0, 30.0, [1, 2, 4, 8, 16, 30, 30]),
-        (0.5, 2.0, [0.5, 1, 2, 2]),
-        (5.0, 5.0, [5, 5, 5]),
+        ([], "unknown"),
+        ([put_up], "up"),
+        ([put_down], "down"),
+        ([put_up, put_resting], "resting"),
+        ([put_up, put_draining], "draining"),
+        # Of several reasons, the one that will last longest or was somebody's will.
+        ([put_up, put_draining, put_resting], "resting"),
+        ([put_down, put_draining, put_resting], "down"),
+        ([put_draining, put_resting], "unknown"),
+        ([put_up, put_draining, put_gone], "gone"),
+        ([put_up, put_gone, put_by_hand], "down by hand"),
+        ([put_down, put_gone, put_drain_by_hand], "drain by hand"),
     ],
 )
-def test_rest_doubles_up_to_the_longest(
-    first: float, longest: float, expected: list[float]
+def test_state(changes: list[Change], state: NodeState) -> None:
+    node = make_node(probe=probe())
+    for change in changes:
+        change(node)
+
+    assert node.state(NOW) == state
+    assert node.statistics(NOW).state == state
+    assert node.takes(NOW) == (state == "up")
+
+
+@pytest.mark.parametrize(
+    ("change", "empties"),
+    [
+        (put_up, False),
+        (put_down, False),
+        (put_resting, False),
+        (put_draining, False),
+        (put_gone, True),
+        (put_drain_by_hand, True),
+        (put_by_hand, False),
+    ],
+)
+def test_whose_sessions_should_leave(change: Change, *, empties: bool) -> None:
+    node = make_node(probe=probe())
+    change(node)
+
+    assert node.empties is empties
+
+
+@pytest.mark.parametrize(
+    ("change", "over"),
+    [
+        # It has gone, as it said it would: it is over, and it is not asked before it is back.
+        (lambda node: node.failed(NOW, unreachable=True), True),
+        (lambda node: node.probed(NOW, well=False, error=DialRefused("n")), True),
+        (lambda node: node.probed(NOW, well=False, error=DialTimeout("n")), True),
+        (lambda node: node.probed(NOW, well=False, error=NodeTlsError("n")), True),
+        # It still answers, one way or the other.
+        (lambda node: node.failed(NOW, unreachable=False), False),
+        (lambda node: node.probed(NOW, well=False, error=ResponseTimeout("n")), False),
+        (lambda node: node.probed(NOW, well=False), False),
+        (lambda node: node.probed(NOW, well=True), False),
+        (lambda node: node.answered(NOW), False),
+    ],
+)
+def test_draining_is_over_when_it_has_gone(change: Change, *, over: bool) -> None:
+    node = make_node(probe=probe(fall=3))
+    put_up(node)
+    put_draining(node)
+    change(node)
+
+    assert node.state(NOW) == ("down" if over else "draining")
+    if over:
+        node.probed(NOW + 2, well=True)
+    assert node.state(NOW + 2) == ("up" if over else "draining")
+    assert node.state(NOW + 35) == "up"
+
+
+def test_back_from_draining_it_starts_slowly_if_it_has_gone() -> None:
+    node = make_node(probe=probe(fall=3, rise=2))
+    put_up(node)
+    put_draining(node)
+    node.probed(NOW + 1, well=False, error=DialRefused("n"))
+    node.probed(NOW + 2, well=True)
+
+    assert node.state(NOW + 2) == "down"
+    node.probed(NOW + 3, well=True)
+    assert node.state(NOW + 3) == "up"
+    assert node.share(NOW + 3) == FIRST_SHARE
+    assert node.statistics(NOW + 3).failures_in_a_row == 1
+
+
+def test_a_probe_that_is_refused_counts_like_any_other_where_nobody_drains() -> None:
+    node = make_node(probe=probe(fall=2))
+    put_up(node)
+    node.probed(NOW, well=False, error=DialRefused("n"))
+
+    assert node.state(NOW) == "up"
+    assert node.health.rests == 0
+
+
+@pytest.mark.parametrize("part", [0.0, 0.05, 0.1, 0.25, 0.5, 0.99, 1.0, 7.0])
+@pytest.mark.parametrize("weight", [1, 4, 256])
+def test_share_grows_while_it_starts_slowly(weight: int, part: float) -> None:
+    node = make_node(node_config(weight=weight), slow_start=10)
+    assert node.share(NOW) == weight
+
+    ramp(node, part)
+    assert node.share(NOW) == pytest.approx(weight * min(1, max(FIRST_SHARE, part)))
+    assert node.statistics(NOW).share == pytest.approx(min(1, max(FIRST_SHARE, part)))
+
+
+def test_without_slow_start_it_has_its_share_at_once() -> None:
+    node = make_node(node_config(weight=3), slow_start=0)
+    ramp(node, 0)
+
+    assert node.share(NOW) == 3
+
+
+@given(st.floats(0, 20), st.floats(0, 20))
+def test_share_never_shrinks(one: float, other: float) -> None:
+    node = make_node(node_config(weight=7), slow_start=10)
+    ramp(node, 0)
+
+    assert node.share(NOW + min(one, other)) <= node.share(NOW + max(one, other)) <= 7
+
+
+@pytest.mark.parametrize(
+    ("weight", "sessions", "part", "load"),
+    [(1, 0, 1, 1.0), (2, 0, 1, 0.5), (2, 3, 1, 2.0), (2, 3, 0.5, 4.0), (1, 0, 0.0, 10.0)],
+)
+def test_load_is_with_one_session_more(
+    weight: int, sessions: int, part: float, load: float
 ) -> None:
-    node = make_node(first=first, longest=longest)
+    node = make_node(node_config(weight=weight), slow_start=10)
+    node.sessions = sessions
+    ramp(node, part)
 
-    assert fail_whenever_awake(node, len(expected)) == expected
-
-
-def test_thousands_of_failures_do_no_harm() -> None:
-    node = make_node()
-
-    assert fail_whenever_awake(node, 5000)[-1] == 30.0
+    assert node.load(NOW) == pytest.approx(load)
 
 
-def test_attempts_that_fail_together_count_once() -> None:
-    node = make_node(first=1.0)
-    for now in (10.0, 10.0, 10.2, 10.9):
-        node.failed(now)
+def test_room() -> None:
+    node = make_node(node_config(max_sessions=2))
+    rooms = [node.room]
+    leases = []
+    for _ in range(3):
+        leases.append(node.lease())
+        rooms.append(node.room)
+    for lease in leases:
+        lease.release()
+        rooms.append(node.room)
 
-    assert node.rests_until == 11.0
-    assert node.statistics().failures_in_a_row == 1
+    assert rooms == [2, 1, 0, 0, 0, 1, 2]
+    assert make_node().room > 10**9
 
 
-def test_answer_resets_the_doubling() -> None:
-    node = make_node(first=1.0)
-    fail_whenever_awake(node, 4)
-    node.answered()
+@pytest.mark.parametrize(
+    ("max_sessions", "calls"), [(0, []), (1, [1]), (2, [2]), (3, [3]), (4, []), (5, [])]
+)
+def test_who_waits_is_told_that_there_is_room_again(max_sessions: int, calls: list[int]) -> None:
+    node = make_node(node_config(max_sessions=max_sessions))
+    told: list[int] = []
+    leases = [node.lease() for _ in range(3)]
+    node.freed = lambda: told.append(node.sessions + 1)
+    for lease in leases:
+        lease.release()
 
-    assert node.available(0.0)
-    assert node.statistics().failures_in_a_row == 0
-    assert fail_whenever_awake(node, 2) == [1.0, 2.0]
+    assert told == calls
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        (lambda node: node.answered(NOW), True),
+        (lambda node: node.probed(NOW, well=True), True),
+        (lambda node: node.probed(NOW, well=False), False),
+        (lambda node: node.failed(NOW, unreachable=True), False),
+    ],
+)
+def test_who_waits_is_told_that_it_is_back(change: Change, *, back: bool) -> None:
+    told: list[bool] = []
+    node = make_node(probe=probe())
+    put_down(node)
+    node.freed = lambda: told.append(node.takes(NOW))
+    change(node)
+    change(node)
+
+    assert told == [True] * back
+
+
+def test_statistics() -> None:
+    node = make_node(node_config(weight=4, backup=True), probe=probe())
+    assert node.statistics(NOW) == NodeStatistics(
+        address="10.0.0.1:1",
+        weight=4,
+        backup=True,
+        state="unknown",
+        sessions=0,
+        failures_in_a_row=0,
+        rests_until=0.0,
+        share=1.0,
+        latency=None,
+    )
+
+    node.lease()
+    node.failed(NOW, unreachable=True)
+    node.probed(NOW, well=True, seconds=0.25)
+    node.failed(NOW + 1, unreachable=True)
+    assert node.statistics(NOW + 6) == NodeStatistics(
+        address="10.0.0.1:1",
+        weight=4,
+        backup=True,
+        state="down",
+        sessions=1,
+        failures_in_a_row=2,
+        rests_until=NOW + 3,
+        share=0.6,
+        latency=0.25,
+    )
+
+
+def test_its_address_may_be_one_of_a_name() -> None:
+    named = node_config()
+    upstream = UpstreamConfig(nodes=(named,))
+    node = Node(named, upstream, address=Address("10.9.9.9", 5), joined=NOW)
+
+    assert (node.name, node.config) == ("10.9.9.9:5", named)
+    assert node.share(NOW) == FIRST_SHARE
+    assert node.share(NOW + 10) == 1
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+def test_latency_is_of_probes_and_requests(seconds: float | None) -> None:
+    asked, probed = make_node(), make_node(probe=probe())
+    asked.answered(NOW, seconds)
+    probed.probed(NOW, well=True, seconds=seconds)
+
+    assert asked.latency.mean == probed.latency.mean == seconds
 
 
 def test_lease_counts_a_session() -> None:
@@ -94,9 +293,10 @@ def test_lease_counts_a_session() -> None:
         assert lease.node is node
         assert node.sessions == 1
         with node.lease():
-            assert node.statistics().sessions == 2
+            assert node.statistics(NOW).sessions == 2
     lease.release()
 
+    assert lease.node is None
     assert node.sessions == 0
 
 
@@ -110,12 +310,13 @@ def test_lease_ends_with_an_exception() -> None:
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_no_lease_is_lost(steps: list[bool]) -> None:
-    """True takes a lease, False gives the oldest back."""
+    """True takes a lease, False gives the oldest back, twice."""
     node, held = make_node(), list[ExitStack]()
     for taken in steps:
         if taken:
             stack = ExitStack()
-            stack.enter_context(node.lease())
+            lease = stack.enter_context(node.lease())
+            stack.callback(lease.release)
             held.append(stack)
         elif held:
             held.pop(0).close()
