@@ -77,8 +77,9 @@ async def _resolve_host(name: Address, config: Discovery) -> Answer:
     try:
         if name.host.lower().rstrip(".") == "localhost":
             raise _Unknown("this machine has no localhost")
-        return await _ask_hosts(_resolver(config, share=0.8), targets)
-    except _Unknown:
+        with trio.fail_after(0.8 * config.timeout):
+            return await _ask_hosts(_resolver(config), targets)
+    except (_Unknown, trio.TooSlowError):
         if found := await _ask_system(name, config):
             return found
         raise
@@ -161,7 +162,7 @@ async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dn
         raise _Failure(str(exc).rstrip(".")) from exc
 
 
-def _resolver(config: Discovery, share: float = 1.0) -> dns.asyncresolver.Resolver:
+def _resolver(config: Discovery) -> dns.asyncresolver.Resolver:
     """Make a resolver; the system's settings, with their search list, are read each time."""
     from dns.asyncresolver import Resolver
     from dns.nameserver import Do53Nameserver
@@ -174,7 +175,7 @@ def _resolver(config: Discovery, share: float = 1.0) -> dns.asyncresolver.Resolv
         with suppress(NoResolverConfiguration, ValueError):  # none, or one that is no address
             resolver.read_resolv_conf("/etc/resolv.conf")
         resolver.use_search_by_default = True
-    resolver.lifetime = config.timeout * share
+    resolver.lifetime = config.timeout
     # One try of one server: after a dead one there is time for others, twice for an SRV.
     resolver.timeout = min(resolver.timeout, config.timeout / 5)
     return resolver

@@ -62,6 +62,7 @@ class Keeper:
     async def _release(self) -> None:
         """Let go those who wait as nodes come back, at the pace that was configured."""
         upstream = self._upstream
+        holding = False
         while True:
             changed, now = self._changed, trio.current_time()
             pause = math.inf
@@ -71,8 +72,19 @@ class Keeper:
                     pause = upstream.hold.wait(now)
                 else:
                     pause = upstream.next_change(now) - now
+            if holding != bool(len(upstream.hold)):
+                holding = not holding
+                self._tell_holding(holding)
             with trio.move_on_after(pause):
                 await changed.wait()
+
+    def _tell_holding(self, holding: bool) -> None:
+        hold = self._upstream.hold
+        extra = {"upstream": self._upstream.name, "released": hold.released, "left": hold.left}
+        if holding:
+            LOG.warning("holding", extra=extra)
+        else:
+            LOG.info("nobody waits", extra=extra)
 
     async def _watch(
         self,

@@ -335,7 +335,7 @@ HERE = "nameserver 127.0.0.1\n"
         (HERE, "both.test:1", ["192.0.2.2:1", "[2001:db8::2]:1"], 30),
         (HERE, "known.test:1", ["192.0.2.99:1"], 50),
         (HERE, "srv:_ports._tcp.test", ["192.0.2.3:6020", "192.0.2.3:6021"], 5),
-        (HERE + "search example test\n", "v4:1", ["192.0.2.1:1"], 30),
+        (HERE + "search none.test test\n", "v4:1", ["192.0.2.1:1"], 30),
         ("", "known.test:1", ["192.0.2.99:1"], 50),
         ("nameserver ns.example.org\n", "known.test:1", ["192.0.2.99:1"], 50),
         ("nameserver 255.255.255.255\n", "known.test:1", ["192.0.2.99:1"], 50),

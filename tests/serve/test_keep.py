@@ -20,7 +20,7 @@ from proxy.pool.upstream import Upstream
 from proxy.serve import keep
 from proxy.serve.keep import Keeper
 
-from .world import World, open_world
+from .world import ACCEPTED, UPGRADE, World, answering, open_world, read_head
 
 Clock = trio.testing.MockClock
 
@@ -200,3 +200,35 @@ async def test_name_that_cannot_be_resolved_at_the_start(net: Net, autojump_cloc
         await trio.sleep(2)
 
         assert states(upstream) == {"10.0.0.1": "up"}
+
+
+async def test_a_thousand_clients_wait_out_an_outage(net: Net, autojump_clock: Clock) -> None:
+    """All nodes die for a minute; when they are back, connects come at the rate, not at once."""
+    net.dead = {"10.0.0.1", "10.0.0.2"}
+    config = CONFIG.replace("rate = 10.0", "rate = 100.0")
+    async with open_world(config, resolve=False) as world:
+        upstream = world.service.upstreams["nodes"]
+        await world.nursery.start(Keeper(world.service, upstream).run)
+        world.nodes = {host: answering(ACCEPTED) for host in net.dead}
+        answers: list[bytes] = []
+
+        async def ask() -> None:
+            client = world.connect()
+            await client.send_all(UPGRADE)
+            answers.append(await read_head(client))
+            await client.aclose()
+
+        async with trio.open_nursery() as clients:
+            for _ in range(1000):
+                clients.start_soon(ask)
+            await trio.sleep(60)
+            assert len(upstream.hold) == 1000
+            assert world.dial_times == []
+            net.dead = set()
+            back = trio.current_time()
+
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 101"] * 1000
+        assert len(world.dial_times) == 1000
+        for index, at in enumerate(world.dial_times):
+            assert at >= back + (index - 6) / 100
+        assert world.dial_times[-1] - back < 12

@@ -61,6 +61,7 @@ class World:
     ) -> None:
         self.records: list[Record] = []
         self.dialled: list[str] = []
+        self.dial_times: list[float] = []
         self.nodes: dict[str, Serve] = {}
         #: The proxy's ends of the connections to nodes.
         self.streams: list[Peer] = []
@@ -74,6 +75,7 @@ class World:
     async def _dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         self.dialled.append(node.address.host)
+        self.dial_times.append(trio.current_time())
         serve = self.nodes.get(node.address.host)
         if serve is None:
             raise DialRefused(node.name)
