@@ -111,8 +111,7 @@ async def _ask_system(name: Address, config: Discovery) -> Answer | None:
         found = await trio.socket.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError):
         return None
-    addresses = tuple(Address(host=str(sockaddr[0]), port=name.port) for *_, sockaddr in found)
-    return Answer(addresses, config.longest)
+    return Answer(tuple(Address(str(at[0]), name.port) for *_, at in found), config.longest)
 
 
 async def _ask_hosts(resolver: dns.asyncresolver.Resolver, targets: set[tuple[str, int]]) -> Answer:
@@ -165,14 +164,14 @@ async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dn
 def _resolver(config: Discovery) -> dns.asyncresolver.Resolver:
     """Make a resolver; the system's settings, with their search list, are read each time."""
     from dns.asyncresolver import Resolver
+    from dns.exception import DNSException
     from dns.nameserver import Do53Nameserver
-    from dns.resolver import NoResolverConfiguration
 
     resolver = Resolver(configure=False)
     if config.nameservers:
         resolver.nameservers = [Do53Nameserver(at.host, at.port) for at in config.nameservers]
     else:
-        with suppress(NoResolverConfiguration, ValueError):  # none, or one that is no address
+        with suppress(DNSException, ValueError):  # none, or one that is no address
             resolver.read_resolv_conf("/etc/resolv.conf")
         resolver.use_search_by_default = True
     resolver.lifetime = config.timeout

@@ -11,7 +11,7 @@ from random import Random
 import trio
 
 from proxy.config.upstream import Node as NodeConfig
-from proxy.errors import DnsError, NodeError
+from proxy.errors import DnsError, Full, NodeError
 from proxy.io.probes import probe
 from proxy.io.resolve import resolve
 from proxy.observe.log import LOG
@@ -112,11 +112,14 @@ class Keeper:
                     await trio.sleep_until(asked + config.down_interval)
             finally:
                 del self._nudges[node]
-            await self._ask(node)
-            pause = config.interval if node.health.state == "up" else config.down_interval
+            well = await self._ask(node)
+            # One bad answer makes it doubtful: the next is not long in coming.
+            settled = well and node.health.state == "up"
+            pause = config.interval if settled else config.down_interval
             pause *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
 
-    async def _ask(self, node: Node) -> None:
+    async def _ask(self, node: Node) -> bool:
+        """Probe a node once; return whether it is well."""
         before, why, seconds = node.health.state, "", None
         try:
             security = self._service.security(self._upstream, node)
@@ -124,6 +127,12 @@ class Keeper:
         except NodeError as exc:
             why = exc.detail
             node.probed(trio.current_time(), well=False, error=exc)
+        except Full:
+            # Of this machine, not of the node: nothing was learned.
+            return True
+        except Exception:
+            LOG.exception("bug", extra={"node": node.name})
+            return True
         else:
             node.probed(trio.current_time(), well=True, seconds=seconds)
         if node.health.state != before:
@@ -131,6 +140,7 @@ class Keeper:
             log = LOG.info if seconds is not None else LOG.warning
             log("node", extra=extra | ({"reason": why} if why else {}))
             self._upstream.changed()
+        return seconds is not None
 
     async def _resolve(
         self,
@@ -152,6 +162,8 @@ class Keeper:
                     extra = {"upstream": upstream.name, "node": str(config.address)}
                     LOG.warning("name not resolved", extra=extra | {"reason": exc.detail})
                 failing = True
+            except Exception:
+                LOG.exception("bug", extra={"node": str(config.address)})
             else:
                 failing = False
                 pause = answer.lifetime
