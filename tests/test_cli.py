@@ -293,4 +293,4 @@ def test_import_is_light() -> None:
     loaded = set(python("-c", "import sys, proxy; print(*sys.modules)").split())
 
     assert {"proxy", "trio"} <= loaded
-    assert not {"structlog", "click", "trustme", "cryptography", "rich", "asyncio"} & loaded
+    assert not {"structlog", "click", "trustme", "cryptography", "rich", "asyncio", "dns"} & loaded

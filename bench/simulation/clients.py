@@ -75,6 +75,7 @@ class Client:
         """Have a handshake answered with an error."""
         if self._failures >= _TRIES:
             self.dead = True
+            self._world.tally.lost += 1
             return
         delay = min(_LONGEST, _INCREMENT * self._failures)
         self._failures += 1

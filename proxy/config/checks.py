@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from typing import Any
@@ -77,6 +78,15 @@ def origin_list(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> 
 def reachable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
     if not (value.path or value.port or value.srv):
         raise ValueError("a node needs a port")
+
+
+def is_numeric(host: str) -> bool:
+    """Whether a host is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def bindable(_: object, __: attrs.Attribute[Any], value: Address) -> None:

@@ -14,6 +14,7 @@ from .checks import (
     Invalid,
     count,
     host_name,
+    is_numeric,
     lower,
     one_of,
     reachable,
@@ -45,6 +46,14 @@ def _hash_source(_: object, __: attrs.Attribute[Any], value: str) -> None:
     if kind not in ("header", "cookie", "query") or not _TOKEN.fullmatch(name):
         allowed = '"client", "header:NAME", "cookie:NAME" or "query:NAME"'
         raise ValueError(f"must be {allowed}, not {value!r}")
+
+
+def _name_servers(_: object, __: attrs.Attribute[Any], value: tuple[Address, ...]) -> None:
+    for server in value:
+        if not server.port or not is_numeric(server.host):
+            raise ValueError(
+                f'must be IP addresses with a port, like "10.0.0.2:53", not "{server}"'
+            )
 
 
 def _header_fields(_: object, __: attrs.Attribute[Any], value: dict[str, str]) -> None:
@@ -202,7 +211,11 @@ class Discovery:
     longest: float = seconds(60.0)
     timeout: float = seconds(5.0)
     # Default: the system's
-    nameservers: tuple[Address, ...] = ()
+    nameservers: tuple[Address, ...] = attrs.field(default=(), validator=_name_servers)
+
+    def __attrs_post_init__(self) -> None:
+        if self.longest < self.shortest:
+            raise Invalid(("longest", f"must be at least shortest ({self.shortest:g})"))
 
 
 @attrs.frozen(kw_only=True)

@@ -70,7 +70,8 @@ class Node:
     """State of one address in an upstream.
 
     `joined` is when it was found by its name; None for one that was there from the beginning.
-    `freed` is called when it takes sessions, or has room for one, and did not before.
+    `freed` is called when others may be asked than before: it takes sessions or does not any more,
+    or it was full and has room again.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Node:
         self.health.probed(now, well=well)
         if seconds is not None:
             self.latency.measured(now, seconds)
-        self._tell_if_back(now, took=took)
+        self._tell_if_changed(now, took=took)
 
     @property
     def empties(self) -> bool:
@@ -164,10 +165,10 @@ class Node:
         self.health.answered(now)
         if seconds is not None:
             self.latency.measured(now, seconds)
-        self._tell_if_back(now, took=took)
+        self._tell_if_changed(now, took=took)
 
-    def _tell_if_back(self, now: float, *, took: bool) -> None:
-        if not took and self.takes(now):
+    def _tell_if_changed(self, now: float, *, took: bool) -> None:
+        if self.takes(now) != took:
             self.freed()
 
     def lease(self) -> Lease:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 
 from proxy.config.address import Address
+from proxy.config.checks import is_numeric
 from proxy.config.upstream import Node as NodeConfig
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import ClosedEarly, DialError, NodeError, NoNode
@@ -97,7 +98,11 @@ class Upstream:
 
         The only node of an upstream never is: better a dying node than none.
         """
-        return len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions - 1)
+        if len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions - 1):
+            # The backups may be asked now.
+            self.changed()
+            return True
+        return False
 
     def lost_by_node(self, node: Node) -> None:
         """Take notice that a session's connection broke off: it may be the first of all."""
@@ -154,8 +159,4 @@ class Upstream:
 
 def needs_resolving(address: Address) -> bool:
     """Whether an address is a name, which stands for any number of addresses."""
-    return bool(address.srv or (address.host and not _is_numeric(address.host)))
-
-
-def _is_numeric(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
+    return bool(address.srv or (address.host and not is_numeric(address.host)))

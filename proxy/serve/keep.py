@@ -151,21 +151,22 @@ class Keeper:
         """Keep a name's addresses up to date; started after the first answer, or failure."""
         upstream = self._upstream
         assert self._nursery is not None
-        started = failing = False
+        started, failures = False, 0
+        discovery = upstream.config.discovery
         while True:
-            pause = upstream.config.discovery.shortest
+            pause = min(discovery.shortest * 2 ** min(failures, 3), discovery.longest)
             try:
-                answer = await resolve(config.address, upstream.config.discovery, self._random)
+                answer = await resolve(config.address, discovery, self._random)
             except DnsError as exc:
                 # The last good answer holds.
-                if not failing:
+                if not failures:
                     extra = {"upstream": upstream.name, "node": str(config.address)}
                     LOG.warning("name not resolved", extra=extra | {"reason": exc.detail})
-                failing = True
+                failures += 1
             except Exception:
                 LOG.exception("bug", extra={"node": str(config.address)})
             else:
-                failing = False
+                failures = 0
                 pause = answer.lifetime
                 known = set(upstream.nodes)
                 if upstream.resolved(config, answer.addresses, trio.current_time()):

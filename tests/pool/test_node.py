@@ -218,23 +218,29 @@ def test_who_waits_is_told_that_there_is_room_again(max_sessions: int, calls: li
 
 
 @pytest.mark.parametrize(
-    ("change", "back"),
+    ("before", "change", "told"),
     [
-        (lambda node: node.answered(NOW), True),
-        (lambda node: node.probed(NOW, well=True), True),
-        (lambda node: node.probed(NOW, well=False), False),
-        (lambda node: node.failed(NOW, unreachable=True), False),
+        (put_down, lambda node: node.answered(NOW), [True]),
+        (put_down, put_up, [True]),
+        (put_down, put_down, []),
+        (put_down, lambda node: node.failed(NOW, unreachable=True), []),
+        # Where it takes none any more, the backups may be asked.
+        (put_up, lambda node: node.probed(NOW, well=False), [False]),
+        (put_up, lambda node: node.answered(NOW), []),
+        (put_up, put_up, []),
     ],
 )
-def test_who_waits_is_told_that_it_is_back(change: Change, *, back: bool) -> None:
-    told: list[bool] = []
-    node = make_node(probe=probe())
-    put_down(node)
-    node.freed = lambda: told.append(node.takes(NOW))
+def test_who_waits_is_told_that_it_takes_sessions_or_not(
+    before: Change, change: Change, told: list[bool]
+) -> None:
+    calls: list[bool] = []
+    node = make_node(probe=probe(fall=1))
+    before(node)
+    node.freed = lambda: calls.append(node.takes(NOW))
     change(node)
     change(node)
 
-    assert told == [True] * back
+    assert calls == told
 
 
 def test_statistics() -> None:
