@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 E2E := tests/e2e
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench simulate clean
 
 demo: .venv/.ready  ## the main job as a story: a cluster, a client, a node that dies
 	$(BIN)/tidegate demo
@@ -18,6 +18,9 @@ lint: .venv/.ready-dev
 
 bench: .venv/.ready-bench  ## beside nginx and others; ONLY=pingpong,connect for some scenarios
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+simulate: .venv/.ready-bench  ## bad days of 20 nodes, beside nginx's and HAProxy's rules; ONLY=a,e
+	$(BIN)/python -m bench.simulation $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 format: .venv/.ready-dev
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ from .clients import Client, Request
 from .haproxy import HAProxy
 from .nginx import Nginx
 from .nodes import Ending, Node
-from .tidegate import Tidegate, TidegateRebalancing
+from .tidegate import Tidegate, TidegateRebalancing, TidegateWorkers
 
 if TYPE_CHECKING:
     from .world import World
@@ -43,5 +43,6 @@ BALANCERS: dict[str, Callable[[World], Balancer]] = {
     "haproxy-roundrobin": lambda world: HAProxy(world, draws=0),
     "tidegate": Tidegate,
     "tidegate-rebalance": TidegateRebalancing,
+    "tidegate-workers": TidegateWorkers,
 }
 DEFAULT = ("nginx", "haproxy", "tidegate")

@@ -95,7 +95,14 @@ class Node:
     """One node.  `pace` is how many sessions a second it closes, or loses, when it goes."""
 
     def __init__(
-        self, index: int, clock: Clock, *, rate: float, backlog: int, pace: float, overflow: Overflow
+        self,
+        index: int,
+        clock: Clock,
+        *,
+        rate: float,
+        backlog: int,
+        pace: float,
+        overflow: Overflow,
     ) -> None:
         self.index = index
         self.life = Life.UP

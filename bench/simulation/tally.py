@@ -49,9 +49,10 @@ class Series:
     out: list[int] = attrs.field(factory=list)
     lost: list[int] = attrs.field(factory=list)
     peak_connects: list[int] = attrs.field(factory=list)
-    #: Sessions of the emptiest and the fullest node, in means.
-    emptiest: list[float] = attrs.field(factory=list)
-    fullest: list[float] = attrs.field(factory=list)
+    #: Sessions of the emptiest and the fullest node, in means; None while less than half of the
+    #: clients have a session.
+    emptiest: list[float | None] = attrs.field(factory=list)
+    fullest: list[float | None] = attrs.field(factory=list)
 
 
 class Tally:
@@ -71,11 +72,12 @@ class Tally:
         world, series = self._world, self.series
         sizes = [len(node.sessions) for node in world.nodes]
         mean = sum(sizes) / len(sizes)
+        known = sum(sizes) >= len(world.clients) / 2
         series.out.append(world.out())
         series.lost.append(self.lost)
         series.peak_connects.append(max(node.connects for node in world.nodes))
-        series.emptiest.append(min(sizes) / mean if mean else 0.0)
-        series.fullest.append(max(sizes) / mean if mean else math.inf)
+        series.emptiest.append(min(sizes) / mean if known else None)
+        series.fullest.append(max(sizes) / mean if known else None)
         for node in world.nodes:
             node.connects = 0
             self.unused += node.is_well and not world.balancer.uses(node)
@@ -105,6 +107,6 @@ class Tally:
     def _even_after(self, calm: float) -> float | None:
         start = math.ceil(calm)
         fullest = self.series.fullest[start:]
-        uneven = [second for second, value in enumerate(fullest) if value > EVEN]
+        uneven = [n for n, value in enumerate(fullest) if value is None or value > EVEN]
         after = uneven[-1] + 1 if uneven else 0
         return start + after - calm if after < len(fullest) else None

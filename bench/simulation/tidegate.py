@@ -29,16 +29,20 @@ from .nodes import Ending, Node
 if TYPE_CHECKING:
     from .world import World
 
-__all__ = ["Tidegate", "TidegateRebalancing"]
+__all__ = ["Tidegate", "TidegateRebalancing", "TidegateWorkers"]
 
 #: How often `serve/move.py` looks whether there is anything to move.
 _TURN: Final = 1.0
+#: 100,000 sessions at the default `limits.connections`.
+_WORKERS: Final = 10
 
 
 class Tidegate:
     """The pool and what drives it."""
 
-    def __init__(self, world: World, rebalance: Rebalance | None = None) -> None:
+    def __init__(
+        self, world: World, *, name: str = "tidegate", rebalance: Rebalance | None = None
+    ) -> None:
         addresses = [Address(host="10.0.0.1", port=6020 + node.index) for node in world.nodes]
         config = UpstreamConfig(
             nodes=tuple(NodeConfig(address=address) for address in addresses),
@@ -46,7 +50,7 @@ class Tidegate:
             rebalance=rebalance,
         )
         self.clock = world.clock
-        self.random = world.random("tidegate")
+        self.random = world.random(name)
         self.timeouts = Timeouts()
         self.close_wait = self.timeouts.close
         self.upstream = Upstream("deepstream", world.config.adjust(config), self.random)
@@ -119,7 +123,7 @@ class TidegateRebalancing(Tidegate):
     """The same with `rebalance = {}`: what that is by default, once it is asked for."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, Rebalance())
+        super().__init__(world, rebalance=Rebalance())
         self._owed = 0.0
 
     def start(self) -> None:
@@ -150,3 +154,35 @@ class TidegateRebalancing(Tidegate):
     def _moved(client: Client, epoch: int) -> None:
         if client.epoch == epoch:
             client.ended(Ending.MOVED)
+
+
+class TidegateWorkers:
+    """Ten processes, each with a pool of its own; the kernel spreads the clients over them."""
+
+    def __init__(self, world: World) -> None:
+        self._workers = [Tidegate(world, name=f"tidegate {n}") for n in range(_WORKERS)]
+        self._random = world.random("tidegate workers")
+        self._by_client: dict[Client, Tidegate] = {}
+        self.close_wait = self._workers[0].close_wait
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+
+    def adopt(self, client: Client, node: Node) -> None:
+        self._spread(client).adopt(client, node)
+
+    def ask(self, request: Request) -> None:
+        self._spread(request.client).ask(request)
+
+    def ended(self, client: Client, node: Node, how: Ending) -> None:
+        self._by_client[client].ended(client, node, how)
+
+    def uses(self, node: Node) -> bool:
+        return any(worker.uses(node) for worker in self._workers)
+
+    def _spread(self, client: Client | None) -> Tidegate:
+        worker = self._random.choice(self._workers)
+        if client is not None:
+            self._by_client[client] = worker
+        return worker

@@ -20,7 +20,6 @@ from .checks import (
     reachable,
     repeated,
     seconds,
-    starts_with_slash,
     within,
 )
 
@@ -56,10 +55,28 @@ def _name_servers(_: object, __: attrs.Attribute[Any], value: tuple[Address, ...
             )
 
 
+#: What a probe says itself.
+_OWN_FIELDS = ("host", "origin", "connection", "upgrade", "content-length", "transfer-encoding")
+
+
 def _header_fields(_: object, __: attrs.Attribute[Any], value: dict[str, str]) -> None:
     for name, text in value.items():
         if not _TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
             raise ValueError(f"cannot be sent as a header: {name!r}")
+        if name.lower() in _OWN_FIELDS or name.lower().startswith("sec-websocket-"):
+            raise ValueError(f"is set by the probe itself, or by a key of its own: {name!r}")
+
+
+def _one_word(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError(f"cannot be sent in a header: {value!r}")
+
+
+def _request_target(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    if not value.startswith("/"):
+        raise ValueError(f"must start with /, not {value!r}")
+    if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch == "#" for ch in value):
+        raise ValueError(f"{value!r} cannot be in a request's target")
 
 
 @attrs.frozen(kw_only=True)
@@ -137,9 +154,9 @@ class Probe:
     # How many in a row bring it up and down.  HAProxy 2 and 3, nginx plus 1 and 1
     rise: int = count(1, high=1000)
     fall: int = count(2, high=1000)
-    path: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
-    host: str | None = None
-    origin: str | None = None
+    path: str | None = attrs.field(default=None, validator=validators.optional(_request_target))
+    host: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
+    origin: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     headers: dict[str, str] = attrs.field(factory=dict, validator=_header_fields)
     status: tuple[int, ...] = ()
     send: str = ""

@@ -34,6 +34,8 @@ class Upstream:
         ]
         self.hold: HoldQueue = HoldQueue(config.hold)
         self.changed: Callable[[], None] = lambda: None
+        #: What each name stands for; one address may have several.
+        self._answers: dict[Address, set[Address]] = {}
         self._random = random
         self._policy = POLICIES[config.balance]
 
@@ -123,8 +125,9 @@ class Upstream:
         """
         known = {node.address: node for node in self.nodes}
         # Those that are there at the start of the proxy are not warmed: all would be alike.
-        joined = now if any(node.config is config for node in self.nodes) else None
-        wanted = set(addresses)
+        joined = now if config.address in self._answers else None
+        wanted = self._answers[config.address] = set(addresses)
+        all_wanted = set().union(*self._answers.values())
         new = False
         for address in sorted(wanted, key=str):
             node = known.get(address)
@@ -135,7 +138,8 @@ class Upstream:
                 node.gone, node.health.back_since = False, now
                 new = True
         for node in self.nodes:
-            if node.config is config and node.address not in wanted and not node.gone:
+            named = needs_resolving(node.config.address)
+            if named and node.address not in all_wanted and not node.gone:
                 node.gone = True
                 new = True
         self.forget_gone()

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
@@ -46,8 +47,9 @@ from proxy.testing.node import open_nodes
 
 from .rig import LIMIT
 
-#: A time-out that is waited for.
+#: A time-out that is waited for, and one that `clock` jumps over.
 SOON = 0.05
+LATER = LIMIT / 4
 CHALLENGE = bytes.fromhex("06 10 02 1a 02 08 05")
 ACCEPT = bytes.fromhex("06 10 02 1a 02 08 04")
 REJECT = bytes.fromhex("06 10 02 1a 02 08 06")
@@ -190,6 +192,19 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SocketTranspor
     monkeypatch.setattr(module, "dial", note)
     yield opened
     assert [transport.sock.fileno() for transport in opened] == [-1] * len(opened)
+
+
+@pytest.fixture
+def clock() -> trio.testing.MockClock:
+    """Time that passes, and jumps when it is told to."""
+    return trio.testing.MockClock(rate=1.0)
+
+
+async def jump(clock: trio.testing.MockClock, event: trio.Event) -> None:
+    """Let `LATER` go by when something has happened and all that follows from it."""
+    await event.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(LATER)
 
 
 def settings(kind: str, timeout: float = LIMIT, **others: Any) -> Probe:
@@ -406,10 +421,13 @@ async def test_breaks_the_connection(kind: str, error: type[NodeError]) -> None:
         ("mqtt", {}, CONNACK[:3]),
     ],
 )
-async def test_falls_silent(kind: str, others: dict[str, Any], answer: bytes) -> None:
-    async with listening(Scripted(answer)) as address:
+async def test_falls_silent(
+    kind: str, others: dict[str, Any], answer: bytes, clock: trio.testing.MockClock
+) -> None:
+    async with listening(node := Scripted(answer)) as address, trio.open_nursery() as nursery:
+        nursery.start_soon(jump, clock, node.answered)
         with pytest.raises(ResponseTimeout):
-            await probe(settings(kind, SOON, **others), address, None)
+            await probe(settings(kind, LATER, **others), address, None)
 
 
 async def test_is_silent_in_the_tls_handshake(client_tls: ssl.SSLContext) -> None:
@@ -568,46 +586,53 @@ async def test_of_frames_so_much_is_read(pieces: int, start: int, found: bool) -
                 await probe(settings("websocket", expect="ready"), address, None)
 
 
-@pytest.fixture
-def still_clock() -> trio.testing.MockClock:
-    """Time that stands still until it is told to jump."""
-    return trio.testing.MockClock()
-
-
 @pytest.mark.parametrize("kind", CONTENT)
 async def test_dialling_is_part_of_the_time(
-    kind: str, still_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    kind: str, clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def slowly(address: Address, _: None, *, limit: float) -> SocketTransport:
         transport = await dial(address, None, limit=limit)
-        still_clock.jump(2.0)
+        clock.jump(LATER)
         return transport
 
     monkeypatch.setattr(module, "dial", slowly)
     async with listening(Scripted(CONTENT[kind])) as address:
-        assert await probe(settings(kind, 3.0), address, None) == 2.0
+        assert LATER <= await probe(settings(kind), address, None) < LIMIT
         if kind in ASKING:
             with pytest.raises(ResponseTimeout):
-                await probe(settings(kind, 1.0), address, None)
+                await probe(settings(kind, LATER), address, None)
 
 
+@pytest.mark.parametrize(("goodbye", "limit"), [(LATER, LIMIT), (LIMIT, LATER)])
 @pytest.mark.parametrize("kind", ["websocket", "deepstream", "mqtt"])
-async def test_goodbye_is_no_part_of_the_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GOODBYE", SOON)
-    async with listening(Scripted(CONTENT[kind], clings=True)) as address:
+async def test_goodbye_is_short_and_no_part_of_the_time(
+    kind: str,
+    goodbye: float,
+    limit: float,
+    clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GOODBYE", goodbye)
+    node = Scripted(CONTENT[kind], clings=True)
+    async with listening(node) as address, trio.open_nursery() as nursery:
+        nursery.start_soon(jump, clock, node.left)
         started = trio.current_time()
-        took = await probe(settings(kind), address, None)
+        took = await probe(settings(kind, limit), address, None)
 
-        assert SOON <= trio.current_time() - started - took < LIMIT
+        assert took < LATER <= trio.current_time() - started
 
 
-async def test_goodbye_is_within_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GOODBYE", LIMIT)
-    async with listening(Scripted(CONTENT["deepstream"], clings=True)) as address:
-        started = trio.current_time()
-        took = await probe(settings("deepstream", 0.25), address, None)
+async def test_goodbye_that_cannot_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = SocketTransport.send
 
-        assert took < 0.25 <= trio.current_time() - started < LIMIT
+    def fail(self: SocketTransport, data: bytes) -> bool:
+        if data == DISCONNECT:
+            raise BrokenPipeError
+        return send(self, data)
+
+    monkeypatch.setattr(SocketTransport, "send", fail)
+    async with listening(Scripted(CONNACK)) as address:
+        assert await probe(settings("mqtt"), address, None) < LIMIT
 
 
 @pytest.mark.parametrize(

@@ -1,54 +1,106 @@
-"""A pool: who is asked next, and what is said when there is nobody."""
+"""A pool as a whole: who is asked next, who waits, and what is said when there is nobody."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from proxy.config.address import Address
-from proxy.config.upstream import Balance, Rest
+from proxy.config.upstream import Balance, DetectDrain, Rest
 from proxy.config.upstream import Node as NodeConfig
-from proxy.config.upstream import Upstream as UpstreamConfig
-from proxy.errors import BadResponse, ClosedEarly, DialRefused, NodeError, NodeUnwilling
-from proxy.pool.node import Node
-from proxy.pool.upstream import Upstream
+from proxy.errors import (
+    BadResponse,
+    BadUpgradeResponse,
+    ClosedEarly,
+    DialError,
+    DialRefused,
+    DialTimeout,
+    DnsError,
+    NodeError,
+    NodeTlsError,
+    NodeUnwilling,
+    ResponseTimeout,
+)
+from proxy.pool.node import FIRST_SHARE, Admin, Lease, Node
+from proxy.pool.upstream import Upstream, needs_resolving
 
-NOW = 1000.0
+from .rig import NOW, address, make_upstream, node_config, probe, weights
+
+BALANCES: tuple[Balance, ...] = get_args(Balance)
+UNREACHABLE: list[type[NodeError]] = [DialError, DialRefused, DialTimeout, NodeTlsError, DnsError]
+BROKEN: list[type[NodeError]] = [
+    BadResponse,
+    BadUpgradeResponse,
+    NodeUnwilling,
+    ResponseTimeout,
+]
+NAME = NodeConfig(address=Address("cluster.example", 6020), weight=2)
+OTHER_NAME = NodeConfig(address=Address(srv="_deepstream._tcp.cluster.example"))
 
 
-def make_upstream(
-    *weights: int,
-    balance: Balance = "round_robin",
-    rest: Rest = Rest(first=1.0, longest=30.0),  # noqa: B008  # frozen
-    status: int = 500,
-) -> Upstream:
-    nodes = tuple(
-        NodeConfig(address=Address("10.0.0.1", 1 + index), weight=weight)
-        for index, weight in enumerate(weights)
-    )
-    config = UpstreamConfig(nodes=nodes, balance=balance, rest=rest, unavailable_status=status)
-    return Upstream("deepstream", config)
+def refuse(upstream: Upstream, *nodes: Node, now: float = NOW) -> None:
+    for node in nodes:
+        upstream.note(node, DialRefused(node.name), now)
+
+
+def close_burst(upstream: Upstream, node: Node, count: int = 5, now: float = NOW) -> list[bool]:
+    """Have the node close so many sessions, which is all it has; each is released after it."""
+    leases = [node.lease() for _ in range(count)]
+    told = []
+    for lease in leases:
+        told.append(upstream.closed_by_node(node, 1001, now))
+        lease.release()
+    return told
+
+
+def names(nodes: Iterable[Node | None]) -> set[str]:
+    return {node.name for node in nodes if node is not None}
+
+
+def hold_all(upstream: Upstream, count: int, *, now: float = NOW, key: bytes = b"") -> list[Lease]:
+    """Choose so often, and hold on to each; stop when there is nobody left to ask."""
+    leases = []
+    for _ in range(count):
+        if (node := upstream.choose(now, key=key)) is not None:
+            leases.append(node.lease())
+    return leases
+
+
+# Who is asked.
 
 
 def test_nodes_are_those_of_the_configuration() -> None:
-    upstream = make_upstream(1, 2)
+    upstream = make_upstream(1, 2, node_config(2, backup=True), NAME)
 
-    assert [(node.name, node.weight) for node in upstream.nodes] == [
-        ("10.0.0.1:1", 1),
-        ("10.0.0.1:2", 2),
+    assert [(node.name, node.weight, node.backup) for node in upstream.nodes] == [
+        ("10.0.0.1:1", 1, False),
+        ("10.0.0.1:2", 2, False),
+        ("10.0.0.1:3", 1, True),
     ]
 
 
-@pytest.mark.parametrize("balance", ["round_robin", "least_connections"])
+@pytest.mark.parametrize("balance", BALANCES)
 def test_one_request_tries_each_node_once(balance: Balance) -> None:
     upstream = make_upstream(1, 5, 2, balance=balance)
     tried: list[Node] = []
-    while (node := upstream.choose(NOW, tried)) is not None:
-        assert upstream.any_left(NOW, tried)
+    while (node := upstream.choose(NOW, tried, b"key")) is not None:
+        assert upstream.any_left(NOW, [])
         tried.append(node)
 
     assert sorted(node.name for node in tried) == [node.name for node in upstream.nodes]
@@ -58,7 +110,7 @@ def test_one_request_tries_each_node_once(balance: Balance) -> None:
 def test_resting_nodes_are_passed_over() -> None:
     upstream = make_upstream(1, 1)
     first, second = upstream.nodes
-    first.failed(NOW)
+    refuse(upstream, first)
 
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
     assert not upstream.any_left(NOW, {second})
@@ -67,9 +119,10 @@ def test_resting_nodes_are_passed_over() -> None:
 
 
 def test_asking_who_is_left_takes_no_turn() -> None:
-    upstream = make_upstream(1, 1, 1)
+    upstream = make_upstream(1, 1, 1, balance="round_robin")
     for _ in range(5):
         upstream.any_left(NOW, ())
+        upstream.room(NOW)
 
     assert [upstream.choose(NOW) for _ in range(3)] == upstream.nodes
 
@@ -81,26 +134,342 @@ def test_policy_is_the_configured_one() -> None:
         assert {upstream.choose(NOW) for _ in range(3)} == {second}
 
 
-@pytest.mark.parametrize(
-    ("error", "rests"),
-    [
-        (DialRefused("n:1"), True),
-        (BadResponse("n:1"), True),
-        (NodeUnwilling("n:1"), True),
-        (ClosedEarly("n:1"), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_only_what_counts_lets_a_node_rest(error: NodeError, *, rests: bool) -> None:
-    upstream = make_upstream(1)
-    upstream.note(upstream.nodes[0], error, NOW)
+def test_policy_gets_the_key() -> None:
+    upstream = make_upstream(1, 1, 1, balance="hash")
+    keys = [b"%d" % number for number in range(30)]
+    once = [upstream.choose(NOW, key=key) for key in keys]
 
-    assert upstream.nodes[0].available(NOW) is not rests
+    assert once == [upstream.choose(NOW, key=key) for key in keys]
+    assert names(once) == names(upstream.nodes)
+
+
+def test_policy_draws_from_the_random_it_was_given() -> None:
+    drawn = [
+        [upstream.choose(NOW) for _ in range(20)]
+        for upstream in [make_upstream(1, 1, 1, 1, balance="random_two", seed=s) for s in (1, 1, 2)]
+    ]
+    one, same, other = ([node and node.name for node in nodes] for nodes in drawn)
+
+    assert one == same != other
+
+
+@pytest.mark.parametrize("admin", ["drain", "down"])
+def test_nobody_by_hand(admin: Admin) -> None:
+    upstream = make_upstream(1, 1)
+    first, second = upstream.nodes
+    upstream.set_admin(first, admin, NOW)
+
+    assert {upstream.choose(NOW) for _ in range(4)} == {second}
+    upstream.set_admin(second, admin, NOW)
+    assert upstream.choose(NOW) is None
+    assert upstream.last_resort(NOW) is None
+    assert upstream.next_change(NOW) == math.inf
+
+
+def test_nodes_unknown_are_not_asked() -> None:
+    upstream = make_upstream(1, 1, probe=probe())
+    first, second = upstream.nodes
+
+    assert upstream.choose(NOW) is None
+    second.probed(NOW, well=True)
+    first.probed(NOW, well=False)
+    assert upstream.choose(NOW) is second
+    first.probed(NOW, well=True)
+    assert upstream.any_left(NOW, [second])
+
+
+# Backups.
+
+
+def backed_up(**options: object) -> tuple[Upstream, Node, Node, Node]:
+    upstream = make_upstream(1, node_config(1, max_sessions=2), node_config(2, backup=True))
+    first, second, backup = upstream.nodes
+    return upstream, first, second, backup
+
+
+def test_backups_are_asked_when_no_other_takes_sessions() -> None:
+    upstream, first, second, backup = backed_up()
+
+    assert names(upstream.choose(NOW) for _ in range(6)) == names([first, second])
+    refuse(upstream, first)
+    assert {upstream.choose(NOW) for _ in range(6)} == {second}
+    upstream.set_admin(second, "drain", NOW)
+    assert {upstream.choose(NOW) for _ in range(6)} == {backup}
+    assert {upstream.choose(NOW + 1) for _ in range(6)} == {first}
+
+
+def test_backups_are_not_for_those_that_found_no_room_or_have_tried() -> None:
+    upstream, first, second, backup = backed_up()
+    refuse(upstream, first)
+    leases = [second.lease(), second.lease()]
+
+    assert upstream.choose(NOW) is None
+    assert upstream.room(NOW) == 0
+    leases[0].release()
+    assert upstream.choose(NOW) is second
+    assert upstream.choose(NOW, [second]) is None
+    refuse(upstream, second)
+    assert upstream.choose(NOW, [second]) is backup
+
+
+def test_backups_share_by_the_policy() -> None:
+    upstream = make_upstream(1, *(node_config(n, backup=True, weight=n) for n in (1, 2)))
+    refuse(upstream, upstream.nodes[0])
+    hold_all(upstream, 6)
+
+    assert [node.sessions for node in upstream.nodes] == [0, 2, 4]
+
+
+# Room.
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_full_nodes_are_passed_over(balance: Balance) -> None:
+    upstream = make_upstream(
+        node_config(0, max_sessions=3), node_config(1, max_sessions=1, weight=9), balance=balance
+    )
+    rooms = [upstream.room(NOW)]
+    leases = hold_all(upstream, 9, key=b"key")
+    rooms.append(upstream.room(NOW))
+
+    assert [node.sessions for node in upstream.nodes] == [3, 1]
+    assert upstream.choose(NOW, key=b"key") is None
+    assert not upstream.any_left(NOW, [])
+    leases.pop().release()
+    rooms.append(upstream.room(NOW))
+    assert upstream.choose(NOW, key=b"key") is not None
+    assert rooms == [4, 0, 1]
+
+
+def test_room_is_of_those_who_take_sessions() -> None:
+    upstream = make_upstream(*(node_config(n, max_sessions=5) for n in range(3)))
+    refuse(upstream, upstream.nodes[0])
+    upstream.set_admin(upstream.nodes[1], "drain", NOW)
+
+    assert upstream.room(NOW) == 5
+    assert upstream.room(NOW + 1) == 10
+    assert make_upstream(1).room(NOW) > 10**9
+
+
+# What became of it.
+
+
+@pytest.mark.parametrize("error", UNREACHABLE, ids=lambda error: error.__name__)
+def test_unreachable_is_down_at_once(error: type[NodeError]) -> None:
+    upstream = make_upstream(1, probe=probe())
+    (node,) = upstream.nodes
+    node.probed(NOW, well=True)
+    upstream.note(node, error(node.name), NOW)
+
+    assert node.state(NOW) == "down"
+    assert node.health.suspect
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: error.__name__)
+def test_other_failures_have_to_come_several_times(error: type[NodeError]) -> None:
+    upstream = make_upstream(1, rest=Rest(failures=3))
+    (node,) = upstream.nodes
+    states = []
+    for _ in range(3):
+        upstream.note(node, error(node.name), NOW)
+        states.append(node.state(NOW))
+        assert node.health.suspect
+
+    assert states == ["up", "up", "resting"]
+
+
+def test_hanging_up_early_makes_suspect_and_no_more() -> None:
+    """That is what deepstream does about one client's wrong path."""
+    upstream = make_upstream(1, probe=probe())
+    (node,) = upstream.nodes
+    node.probed(NOW, well=True)
+    told: list[bool] = []
+    upstream.changed = lambda: told.append(node.health.suspect)
+    for _ in range(1000):
+        upstream.note(node, ClosedEarly(node.name), NOW)
+
+    assert told == [True] * 1000
+    assert node.state(NOW) == "up"
+    assert node.statistics(NOW).failures_in_a_row == 0
+    node.probed(NOW, well=True)
+    assert not node.health.suspect
+
+
+def test_session_that_broke_off_makes_suspect() -> None:
+    upstream = make_upstream(1, 1)
+    told: list[None] = []
+    upstream.changed = lambda: told.append(None)
+    upstream.lost_by_node(upstream.nodes[1])
+
+    assert [node.health.suspect for node in upstream.nodes] == [False, True]
+    assert len(told) == 1
+
+
+# Draining.
+
+
+def test_burst_of_closes_makes_a_node_draining() -> None:
+    upstream = make_upstream(1, 1)
+    first, second = upstream.nodes
+
+    assert close_burst(upstream, first) == [False] * 4 + [True]
+    assert first.state(NOW) == "draining"
+    assert {upstream.choose(NOW) for _ in range(4)} == {second}
+    assert upstream.next_change(NOW) == NOW + 35
+    assert upstream.any_left(NOW + 35, [second])
+
+
+def test_burst_on_another_node_is_another_matter() -> None:
+    upstream = make_upstream(1, 1, 1, 1)
+    for node in upstream.nodes:
+        assert not any(close_burst(upstream, node, 4))
+
+
+def test_the_only_node_never_drains() -> None:
+    upstream = make_upstream(1)
+
+    assert not any(close_burst(upstream, upstream.nodes[0], 100))
+    assert upstream.choose(NOW) is upstream.nodes[0]
+
+
+def test_draining_node_is_back_when_it_has_gone_and_come() -> None:
+    upstream = make_upstream(1, 1, probe=probe(rise=2, fall=2))
+    first, second = upstream.nodes
+    for node in upstream.nodes:
+        node.probed(NOW, well=True)
+    close_burst(upstream, first)
+    first.probed(NOW + 1, well=True)
+    assert first.state(NOW + 1) == "draining"
+
+    # A request that was on its way to it finds that it has gone.
+    refuse(upstream, first, now=NOW + 2)
+    assert first.state(NOW + 2) == "down"
+    first.probed(NOW + 3, well=True)
+    assert not upstream.any_left(NOW + 3, [second])
+    first.probed(NOW + 4, well=True)
+    assert upstream.any_left(NOW + 4, [second])
+    assert first.share(NOW + 4) == FIRST_SHARE
+
+
+def test_backups_are_asked_while_the_others_drain() -> None:
+    upstream = make_upstream(1, node_config(1, backup=True))
+    first, backup = upstream.nodes
+    upstream.hold.join(lambda: None)
+    told: list[None] = []
+    upstream.changed = lambda: told.append(None)
+    close_burst(upstream, first)
+
+    assert told
+    assert upstream.choose(NOW) is backup
+
+
+# By hand.
+
+
+def test_back_from_being_out_it_starts_slowly() -> None:
+    upstream = make_upstream(1, 1)
+    first, second = upstream.nodes
+    told: list[float] = []
+    upstream.changed = lambda: told.append(first.share(NOW))
+    upstream.set_admin(first, "ready", NOW)
+    assert first.share(NOW) == 1
+    upstream.set_admin(first, "drain", NOW)
+    upstream.set_admin(first, "down", NOW + 1)
+    upstream.set_admin(first, "ready", NOW + 2)
+
+    assert first.share(NOW + 2) == FIRST_SHARE
+    assert first.share(NOW + 7) == 0.5
+    assert first.share(NOW + 12) == 1
+    assert second.share(NOW + 2) == 1
+    assert len(told) == 4
+
+
+def test_what_it_was_is_known_when_it_is_back() -> None:
+    upstream = make_upstream(1, probe=probe())
+    (node,) = upstream.nodes
+    upstream.set_admin(node, "down", NOW)
+    node.probed(NOW, well=False)
+    upstream.set_admin(node, "ready", NOW + 5)
+
+    assert node.state(NOW + 5) == "down"
+
+
+# The last resort.
+
+
+def test_last_resort_is_whose_failure_is_the_oldest() -> None:
+    upstream = make_upstream(1, 1, 1)
+    first, second, third = upstream.nodes
+    refuse(upstream, second, now=NOW)
+    refuse(upstream, third, now=NOW + 0.1)
+    refuse(upstream, first, now=NOW + 0.2)
+
+    assert upstream.choose(NOW + 0.3) is None
+    assert upstream.last_resort(NOW + 0.3) is second
+    assert upstream.last_resort(NOW + 0.3, [second]) is third
+    assert upstream.last_resort(NOW + 0.3, [second, third]) is first
+    assert upstream.last_resort(NOW + 0.3, upstream.nodes) is None
+
+
+def test_last_resort_is_another_after_it_failed() -> None:
+    """Though it rests still: who comes next should have a better chance."""
+    upstream = make_upstream(1, 1, 1)
+    refuse(upstream, *upstream.nodes)
+    tried = []
+    for after in (0.1, 0.2, 0.3, 0.4):
+        node = upstream.last_resort(NOW + after)
+        assert node is not None
+        tried.append(upstream.nodes.index(node))
+        refuse(upstream, node, now=NOW + after)
+
+    assert tried == [0, 1, 2, 0]
+
+
+def test_last_resort_that_answers_is_back() -> None:
+    upstream = make_upstream(1, probe=probe(rise=9))
+    (node,) = upstream.nodes
+    node.probed(NOW, well=False)
+    upstream.hold.join(lambda: None)
+    told: list[bool] = []
+    upstream.changed = lambda: told.append(upstream.any_left(NOW + 1, ()))
+    assert upstream.last_resort(NOW + 1) is node
+    node.answered(NOW + 1)
+
+    assert upstream.choose(NOW + 1) is node
+    assert node.share(NOW + 1) == FIRST_SHARE
+    # Who waits may go as well.
+    assert told == [True]
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        lambda upstream, node: upstream.set_admin(node, "drain", NOW),
+        lambda upstream, node: upstream.set_admin(node, "down", NOW),
+        lambda upstream, node: close_burst(upstream, node),
+        lambda upstream, node: setattr(node, "gone", True),
+        lambda upstream, node: [node.lease() for _ in range(6)],
+    ],
+    ids=["drain by hand", "down by hand", "draining", "gone", "full"],
+)
+def test_last_resort_is_nobody_who_is_out(out: Callable[[Upstream, Node], object]) -> None:
+    upstream = make_upstream(*(node_config(n, max_sessions=6) for n in range(2)))
+    first, second = upstream.nodes
+    out(upstream, first)
+    refuse(upstream, second)
+
+    assert upstream.last_resort(NOW) is second
+    out(upstream, second)
+    if second.state(NOW) != "resting" or not second.room:
+        assert upstream.last_resort(NOW) is None
+
+
+# When there is nobody.
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_nobody_has_the_configured_status(status: int) -> None:
-    error = make_upstream(1, status=status).nobody(NOW)
+    error = make_upstream(1, unavailable_status=status).nobody(NOW)
 
     assert (error.upstream, error.status) == ("deepstream", status)
 
@@ -122,46 +491,539 @@ def test_nobody_says_when_the_first_node_is_back(
     upstream = make_upstream(1, 1, rest=Rest(first=10.0))
     for node, at in zip(upstream.nodes, failed_at, strict=True):
         if at is not None:
-            node.failed(at)
+            refuse(upstream, node, now=at)
 
     assert upstream.nobody(NOW).headers == ((b"Retry-After", retry_after),)
 
 
-weights = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+def test_nobody_where_no_name_has_been_resolved() -> None:
+    upstream = make_upstream(NAME)
+
+    assert upstream.nodes == []
+    assert upstream.choose(NOW) is None
+    assert upstream.last_resort(NOW) is None
+    assert upstream.room(NOW) == 0
+    assert upstream.next_change(NOW) == math.inf
+    assert upstream.nobody(NOW).headers == ((b"Retry-After", b"1"),)
+
+
+def test_next_change() -> None:
+    upstream = make_upstream(1, 1, 1, rest=Rest(first=2.0))
+    first, second, third = upstream.nodes
+    assert upstream.next_change(NOW) == math.inf
+
+    close_burst(upstream, third)
+    refuse(upstream, second, now=NOW + 1)
+    refuse(upstream, first)
+    assert upstream.next_change(NOW) == NOW + 2
+    assert upstream.next_change(NOW + 2) == NOW + 3
+    assert upstream.next_change(NOW + 3) == NOW + 35
+    assert upstream.next_change(NOW + 35) == math.inf
+
+
+# Who waits.
+
+
+def test_who_waits_is_told_about_room() -> None:
+    upstream = make_upstream(node_config(0, max_sessions=1))
+    (node,) = upstream.nodes
+    told: list[int] = []
+    upstream.changed = lambda: told.append(upstream.room(NOW))
+    node.lease().release()
+    assert told == []
+
+    lease = node.lease()
+    upstream.hold.join(lambda: None)
+    lease.release()
+    lease.release()
+    assert told == [1]
+
+
+def test_waiters_are_let_go_into_the_room_there_is() -> None:
+    upstream = make_upstream(*(node_config(n, max_sessions=3) for n in range(2)))
+    leases = hold_all(upstream, 6)
+    gone: list[int] = []
+    for number in range(10):
+        # Each needs to be a function of its own.
+        upstream.hold.join(lambda number=number: gone.append(number))
+    assert upstream.hold.release(NOW, upstream.room(NOW)) == 0
+
+    for lease in leases[:4]:
+        lease.release()
+    refuse(upstream, upstream.nodes[0])
+    assert upstream.hold.release(NOW, upstream.room(NOW)) == 2
+    assert gone == [0, 1]
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("10.0.0.1:80", False),
+        ("[::1]:80", False),
+        ("[fe80::1%eth0]:80", False),
+        ("unix:/run/node.sock", False),
+        ("localhost:80", True),
+        ("node-1.example.org:80", True),
+        ("10.0.0.1.example:80", True),
+        ("srv:_deepstream._tcp.example.org", True),
+    ],
+)
+def test_what_needs_resolving(text: str, *, name: bool) -> None:
+    assert needs_resolving(Address.parse(text)) is name
+
+
+def resolve(
+    upstream: Upstream, *indices: int, config: NodeConfig = NAME, now: float = NOW
+) -> bool:
+    return upstream.resolved(config, [address(index) for index in indices], now)
+
+
+def present(upstream: Upstream) -> set[int]:
+    """Return which addresses are there and not gone."""
+    return {node.address.port - 1 for node in upstream.nodes if not node.gone}
+
+
+def test_addresses_of_a_name_join() -> None:
+    upstream = make_upstream(NAME)
+
+    assert resolve(upstream, 3, 1, 2)
+    assert [(node.name, node.weight) for node in upstream.nodes] == [
+        ("10.0.0.1:2", 2),
+        ("10.0.0.1:3", 2),
+        ("10.0.0.1:4", 2),
+    ]
+    assert all(node.config is NAME for node in upstream.nodes)
+    # They were there before the proxy was: no need to warm them.
+    assert {node.share(NOW) for node in upstream.nodes} == {2}
+    assert not resolve(upstream, 1, 2, 3)
+
+
+def test_address_that_joins_later_starts_slowly() -> None:
+    upstream = make_upstream(1, NAME)
+    resolve(upstream, 1)
+    told: list[int] = []
+    upstream.changed = lambda: told.append(len(upstream.nodes))
+
+    assert resolve(upstream, 1, 2, now=NOW + 60)
+    assert [node.share(NOW + 60) for node in upstream.nodes] == [1, 2, 2 * FIRST_SHARE]
+    assert told == [3]
+
+
+def test_address_that_vanishes_is_gone_and_keeps_its_sessions() -> None:
+    upstream = make_upstream(NAME)
+    resolve(upstream, 1, 2)
+    first, second = upstream.nodes
+    lease = first.lease()
+    told: list[None] = []
+    upstream.changed = lambda: told.append(None)
+
+    assert resolve(upstream, 2)
+    assert len(told) == 1
+    assert (first.state(NOW), first.sessions, first.empties) == ("gone", 1, True)
+    assert {upstream.choose(NOW) for _ in range(4)} == {second}
+    assert not resolve(upstream, 2)
+    assert first in upstream.nodes
+
+    lease.release()
+    upstream.forget_gone()
+    assert upstream.nodes == [second]
+
+
+def test_address_without_sessions_is_forgotten_at_once() -> None:
+    upstream = make_upstream(NAME)
+    resolve(upstream, 1, 2)
+
+    assert resolve(upstream, 2)
+    assert present(upstream) == {2}
+    assert len(upstream.nodes) == 1
+
+
+def test_address_that_comes_back_is_the_same_node_and_starts_slowly() -> None:
+    upstream = make_upstream(NAME)
+    resolve(upstream, 1, 2)
+    first = upstream.nodes[0]
+    with first.lease():
+        resolve(upstream, 2, now=NOW + 60)
+        assert resolve(upstream, 1, 2, now=NOW + 120)
+
+        assert first in upstream.nodes
+        assert first.state(NOW + 120) == "up"
+        assert first.share(NOW + 120) == 2 * FIRST_SHARE
+        assert first.sessions == 1
+    assert first.sessions == 0
+
+
+def test_all_vanish_and_come_back() -> None:
+    upstream = make_upstream(1, NAME)
+    resolve(upstream, 1, 2)
+    resolve(upstream, now=NOW + 60)
+    assert names(upstream.nodes) == {"10.0.0.1:1"}
+
+    # They are new, though nobody remembers them: not as when the proxy began.
+    resolve(upstream, 1, now=NOW + 120)
+    assert upstream.nodes[1].share(NOW + 120) == 2 * FIRST_SHARE
+
+
+def test_fixed_nodes_are_not_gone_whatever_the_names_say() -> None:
+    upstream = make_upstream(1, NAME)
+    resolve(upstream, 0, 1)
+    assert len(upstream.nodes) == 2
+
+    resolve(upstream)
+    assert [node.state(NOW) for node in upstream.nodes] == ["up"]
+
+
+def test_two_names_for_one_address() -> None:
+    upstream = make_upstream(NAME, OTHER_NAME)
+    resolve(upstream, 1, 2)
+    resolve(upstream, 2, 3, config=OTHER_NAME)
+    assert len(upstream.nodes) == 3
+    assert present(upstream) == {1, 2, 3}
+
+    # One of them is enough.
+    with ExitStack() as leases:
+        for node in upstream.nodes:
+            leases.enter_context(node.lease())
+        resolve(upstream, 1)
+        assert present(upstream) == {1, 2, 3}
+        resolve(upstream, 3, config=OTHER_NAME)
+        assert present(upstream) == {1, 3}
+
+
+def test_address_of_a_name_that_is_down_by_hand() -> None:
+    upstream = make_upstream(NAME)
+    resolve(upstream, 1, 2)
+    first, second = upstream.nodes
+    upstream.set_admin(first, "down", NOW)
+    resolve(upstream, 1, 2)
+
+    assert first.state(NOW) == "down by hand"
+    assert upstream.choose(NOW) is second
+
+
+# By and large.
 
 
 @given(weights, st.sampled_from(["round_robin", "least_connections"]), st.integers(1, 5))
 def test_share_follows_weight(weights: list[int], balance: Balance, rounds: int) -> None:
     upstream = make_upstream(*weights, balance=balance)
-    with ExitStack() as leases:
-        for _ in range(rounds * sum(weights)):
-            node = upstream.choose(NOW)
-            assert node is not None
-            leases.enter_context(node.lease())
-        sessions = [node.sessions for node in upstream.nodes]
+    leases = hold_all(upstream, rounds * sum(weights))
 
-    assert sessions == [rounds * weight for weight in weights]
+    assert [node.sessions for node in upstream.nodes] == [rounds * weight for weight in weights]
+    for lease in leases:
+        lease.release()
     assert all(node.sessions == 0 for node in upstream.nodes)
 
 
-@given(weights, st.lists(st.sampled_from(["ask", "fail", "answer", "end"]), max_size=60))
-def test_no_lease_is_lost(weights: list[int], steps: list[str]) -> None:
-    upstream = make_upstream(*weights, balance="least_connections")
-    held: list[tuple[Node, ExitStack]] = []
-    for index, step in enumerate(steps):
-        now = NOW + index / 4
-        if step == "end" and held:
-            held.pop(0)[1].close()
-        elif step != "end" and (node := upstream.choose(now)) is not None:
-            assert node.available(now)
-            stack = ExitStack()
-            stack.enter_context(node.lease())
-            if step == "fail":
-                upstream.note(node, DialRefused(node.name), now)
-                stack.close()
-            else:
-                node.answered()
-                held.append((node, stack))
-        counts = Counter(node for node, _ in held)
+@pytest.mark.parametrize("balance", [one for one in BALANCES if one != "hash"])
+def test_node_that_comes_back_gets_its_sessions_over_the_slow_start(balance: Balance) -> None:
+    """100 sessions a second that last 5 s: it is never given more than its part."""
+    upstream = make_upstream(1, 1, probe=probe(), balance=balance, slow_start=10.0)
+    first, second = upstream.nodes
+    first.probed(NOW, well=True)
+    second.probed(NOW, well=False)
+    live: list[tuple[float, Lease]] = []
+    seen: dict[int, int] = {}
+    for tick in range(3000):
+        now = NOW + tick / 100
+        if tick == 1000:
+            second.probed(now, well=True)
+        while live and live[0][0] <= now:
+            live.pop(0)[1].release()
+        node = upstream.choose(now)
+        assert node is not None
+        live.append((now + 5, node.lease()))
+        seen[tick] = second.sessions
 
-        assert [node.sessions for node in upstream.nodes] == [counts[n] for n in upstream.nodes]
+    assert seen[999] == 0
+    # A quarter and half of the ramp: shares of 1 in 5 and 1 in 3.
+    assert seen[1250] <= 0.25 * 500 + 10
+    assert seen[1500] <= 0.40 * 500 + 10
+    assert seen[2999] == pytest.approx(250, rel=0.1)
+    assert all(other - one <= 1 for one, other in zip(seen.values(), list(seen.values())[1:]))
+
+
+pauses = st.sampled_from([0.0, 0.05, 0.3, 1.0, 3.0, 20.0, 60.0])
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Sessions, failures, probes, operators, names and time, in any order."""
+
+    leases = Bundle("leases")
+
+    @initialize(
+        balance=st.sampled_from(BALANCES),
+        kind=st.sampled_from(["none", "tcp"]),
+        fixed=st.lists(
+            st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=4
+        ),
+        slow_start=st.sampled_from([0.0, 10.0]),
+        fall=st.integers(1, 2),
+    )
+    def begin(
+        self,
+        balance: Balance,
+        kind: str,
+        fixed: list[tuple[int, bool, int]],
+        slow_start: float,
+        fall: int,
+    ) -> None:
+        configs = [
+            # The first is no backup: one has to be a node of the first choice.
+            node_config(index, weight=weight, backup=backup and index > 0, max_sessions=limit)
+            for index, (weight, backup, limit) in enumerate(fixed)
+        ]
+        self.upstream = make_upstream(
+            *configs,
+            NAME,
+            OTHER_NAME,
+            balance=balance,
+            probe=probe(kind, rise=2, fall=fall),  # type: ignore[arg-type]
+            rest=Rest(failures=2),
+            detect_drain=DetectDrain(closes=3),
+            slow_start=slow_start,
+        )
+        self.now = NOW
+        #: What should be: leases not yet released, the operator's will, and the names' addresses.
+        self.held: Counter[Node] = Counter()
+        self.admin: dict[Node, Admin] = {}
+        self.answers: dict[Address, set[Address]] = {}
+        self.draining_until: dict[Node, float] = {}
+        self.seen = set(self.upstream.nodes)
+        self.told = False
+        self.upstream.changed = self._tell
+        # Somebody always waits, so that he must be told of room.
+        self.upstream.hold.join(lambda: None)
+
+    def _tell(self) -> None:
+        self.told = True
+
+    def may_be_asked(self, tried: Iterable[Node] = ()) -> set[Node]:
+        """Return who should be a candidate."""
+        up = [node for node in self.upstream.nodes if node.state(self.now) == "up"]
+        first = [node for node in up if not node.config.backup]
+        return {
+            node
+            for node in first or up
+            if not (limit := node.config.max_sessions) or self.held[node] < limit
+            if node not in set(tried)
+        }
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Check that whoever waits hears of it when there is room where there was none."""
+        before, self.told = self.may_be_asked(), False
+        yield
+        if not before and self.may_be_asked():
+            assert self.told
+
+    def pick(self, index: int) -> Node:
+        return self.upstream.nodes[index % len(self.upstream.nodes)]
+
+    def has_nodes(self) -> bool:
+        return bool(self.upstream.nodes)
+
+    @rule(target=leases, tries=st.integers(1, 3), key=st.binary(max_size=2))
+    def ask(self, tries: int, key: bytes) -> object:
+        """One request, which asks up to so many nodes and holds on to the last."""
+        tried: list[Node] = []
+        node = None
+        for _ in range(tries):
+            expected = self.may_be_asked(tried)
+            assert self.upstream.any_left(self.now, tried) == bool(expected)
+            chosen = self.upstream.choose(self.now, tried, key)
+            assert (chosen is None) == (not expected)
+            if chosen is None:
+                break
+            assert chosen in expected
+            self.check_takes(chosen)
+            node = chosen
+            tried.append(node)
+        return multiple() if node is None else self.hold(node)
+
+    def check_takes(self, node: Node) -> None:
+        """Check by what was told to the pool, not by what it says."""
+        assert self.admin.get(node, "ready") == "ready"
+        assert self.is_wanted(node)
+        assert self.now >= self.draining_until.get(node, 0.0)
+        assert self.now >= node.health.rests_until
+        assert node.health.state == "up"
+        limit = node.config.max_sessions
+        assert not limit or self.held[node] < limit
+        if node.config.backup:
+            assert not any(
+                other.takes(self.now) for other in self.upstream.nodes if not other.config.backup
+            )
+
+    def is_wanted(self, node: Node) -> bool:
+        if not needs_resolving(node.config.address):
+            return True
+        return any(node.address in answer for answer in self.answers.values())
+
+    def hold(self, node: Node) -> Lease:
+        self.held[node] += 1
+        return node.lease()
+
+    @rule(target=leases)
+    def ask_as_the_last_resort(self) -> object:
+        node = self.upstream.last_resort(self.now)
+        if node is None:
+            return multiple()
+        assert node.state(self.now) in ("up", "unknown", "down", "resting")
+        assert node.room
+        oldest = node.health.failed_at
+        for other in self.upstream.nodes:
+            if other.state(self.now) in ("up", "unknown", "down", "resting") and other.room:
+                assert other.drain.draining(self.now) or other.health.failed_at >= oldest
+        return self.hold(node)
+
+    @rule(lease=leases)
+    def release(self, lease: Lease) -> None:
+        """Some are released again and again."""
+        with self.noticing():
+            if lease.node is not None:
+                self.held[lease.node] -= 1
+            lease.release()
+            assert lease.node is None
+
+    @rule(lease=leases, error=st.sampled_from([*UNREACHABLE, *BROKEN, ClosedEarly]))
+    def fail(self, lease: Lease, error: type[NodeError]) -> None:
+        node = lease.node
+        if node is None:
+            return
+        with self.noticing():
+            was = node.state(self.now)
+            self.upstream.note(node, error(node.name), self.now)
+        assert node.health.suspect
+        assert self.told
+        if error in UNREACHABLE:
+            assert not node.takes(self.now)
+            self.draining_until.pop(node, None)
+        elif error is ClosedEarly:
+            assert node.state(self.now) == was
+
+    @rule(lease=leases, seconds=st.none() | st.floats(0, 5))
+    def answer(self, lease: Lease, seconds: float | None) -> None:
+        if lease.node is not None:
+            with self.noticing():
+                lease.node.answered(self.now, seconds)
+            assert lease.node.health.state != "down"
+
+    @precondition(lambda self: self.has_nodes())
+    @rule(
+        index=st.integers(0, 9),
+        result=st.sampled_from([None, *UNREACHABLE[:2], ResponseTimeout, BadResponse]),
+    )
+    def be_probed(self, index: int, result: type[NodeError] | None) -> None:
+        node = self.pick(index)
+        if self.upstream.config.probe.kind == "none":
+            return
+        with self.noticing():
+            error = None if result is None else result(node.name)
+            node.probed(self.now, well=result is None, error=error)
+        assert not node.health.suspect
+        if result in UNREACHABLE and self.draining_until.pop(node, 0.0) > self.now:
+            assert not node.takes(self.now)
+
+    @precondition(lambda self: self.has_nodes())
+    @rule(index=st.integers(0, 9), admin=st.sampled_from(["ready", "ready", "drain", "down"]))
+    def be_told_by_hand(self, index: int, admin: Admin) -> None:
+        node = self.pick(index)
+        with self.noticing():
+            self.upstream.set_admin(node, admin, self.now)
+        self.admin[node] = admin
+
+    @precondition(lambda self: self.has_nodes())
+    @rule(
+        index=st.integers(0, 9),
+        count=st.integers(1, 6),
+        code=st.sampled_from([1000, 1001, 1005, 1008]),
+    )
+    def close(self, index: int, count: int, code: int) -> None:
+        node = self.pick(index)
+        with self.noticing():
+            for _ in range(count):
+                was = node.drain.draining(self.now)
+                if self.upstream.closed_by_node(node, code, self.now):
+                    assert not was
+                    assert code != 1008
+                    assert len(self.upstream.nodes) > 1
+                    assert not node.takes(self.now)
+                    self.draining_until[node] = self.now + 35
+
+    @rule(
+        config=st.sampled_from([NAME, OTHER_NAME]),
+        indices=st.lists(st.integers(2, 7), max_size=4),
+    )
+    def resolve(self, config: NodeConfig, indices: list[int]) -> None:
+        addresses = [address(index) for index in indices]
+        before = self.there()
+        with self.noticing():
+            self.answers[config.address] = set(addresses)
+            new = self.upstream.resolved(config, addresses, self.now)
+        assert new == (self.there() != before)
+        self.seen |= set(self.upstream.nodes)
+        # An operator's will is forgotten with the node.
+        self.admin = {node: self.admin.get(node, "ready") for node in self.upstream.nodes}
+
+    @rule()
+    def forget(self) -> None:
+        self.upstream.forget_gone()
+        assert all(node.sessions for node in self.upstream.nodes if node.gone)
+
+    def there(self) -> set[Address]:
+        return {node.address for node in self.upstream.nodes if not node.gone}
+
+    @rule(pause=pauses)
+    def let_time_pass(self, pause: float) -> None:
+        """Nobody may be asked earlier than was said, if nothing else happens."""
+        before, then = self.may_be_asked(), self.upstream.next_change(self.now)
+        assert then > self.now
+        until = self.now + pause
+        for at in (self.now + 0.5 * (min(until, then) - self.now), math.nextafter(then, 0)):
+            if at <= until:
+                self.now = at
+                assert self.may_be_asked() == before
+        self.now = until
+
+    @invariant()
+    def leases_are_counted(self) -> None:
+        for node in getattr(self, "seen", ()):
+            assert node.sessions == self.held[node] >= 0
+
+    @invariant()
+    def nodes_are_those_of_the_configuration_and_the_names(self) -> None:
+        if not hasattr(self, "upstream"):
+            return
+        nodes = self.upstream.nodes
+        fixed = {n.address for n in self.upstream.config.nodes if not needs_resolving(n.address)}
+        wanted = fixed.union(*self.answers.values())
+        assert len({node.address for node in nodes}) == len(nodes)
+        assert self.there() == wanted
+        # A node that is forgotten is one that nobody holds.
+        for node in self.seen:
+            assert node in nodes or not self.held[node]
+
+    @invariant()
+    def what_is_told_is_so(self) -> None:
+        if not hasattr(self, "upstream"):
+            return
+        room = 0
+        for node in self.upstream.nodes:
+            told = node.statistics(self.now)
+            assert node.takes(self.now) == (told.state == "up")
+            assert 0 < told.share <= 1
+            if told.state == "up":
+                assert self.now >= self.draining_until.get(node, 0.0)
+        for node in self.may_be_asked():
+            room += node.room
+        assert self.upstream.room(self.now) == room
+        nobody = dict(self.upstream.nobody(self.now).headers)
+        assert 1 <= int(nobody[b"Retry-After"]) <= 30
+
+
+TestPoolMachine: Callable[[], object] = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=100, stateful_step_count=40)  # type: ignore[attr-defined]
