@@ -56,14 +56,26 @@ def _name_servers(_: object, __: attrs.Attribute[Any], value: tuple[Address, ...
 
 
 #: What a probe says itself.
-_OWN_FIELDS = ("host", "origin", "connection", "upgrade", "content-length", "transfer-encoding")
+_OWN_FIELDS = frozenset(
+    (
+        "host",
+        "origin",
+        "connection",
+        "upgrade",
+        "content-length",
+        "transfer-encoding",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "sec-websocket-extensions",
+    )
+)
 
 
 def _header_fields(_: object, __: attrs.Attribute[Any], value: dict[str, str]) -> None:
     for name, text in value.items():
         if not _TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
             raise ValueError(f"cannot be sent as a header: {name!r}")
-        if name.lower() in _OWN_FIELDS or name.lower().startswith("sec-websocket-"):
+        if name.lower() in _OWN_FIELDS:
             raise ValueError(f"is set by the probe itself, or by a key of its own: {name!r}")
 
 

@@ -19,14 +19,13 @@ from proxy.errors import (
     DialError,
     DialRefused,
     DialTimeout,
-    DnsError,
     Full,
     NodeError,
     NodeTlsError,
 )
 
 from .tls import TlsTransport
-from .transport import SocketTransport, set_options, take
+from .transport import SocketTransport, set_options
 
 #: Failures of this machine, not of the node: no descriptors, no memory.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -41,7 +40,7 @@ class NodeSecurity:
 
 
 async def dial(address: Address, security: NodeSecurity | None, *, limit: float) -> SocketTransport:
-    """Connect to a node, TLS included, within `limit` seconds.
+    """Connect to a node, an IP address or a unix socket, TLS included, within `limit` seconds.
 
     Raises:
         DialError: the node can't be reached; its class says how.
@@ -67,37 +66,14 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
 async def _connect(address: Address) -> socket.socket:
     if address.path:
         return await _connect_one(socket.AF_UNIX, address.path)
-    if (family := _numeric_family(address.host)) is None:
-        return await _connect_by_name(address)
-    # Trio's Happy Eyeballs would cost a nursery and a task for an address that has no second.
-    return await _connect_one(family, (address.host, address.port))
+    return await _connect_one(_family(address.host), (address.host, address.port))
 
 
 @functools.lru_cache(maxsize=256)
-def _numeric_family(host: str) -> int | None:
-    try:
-        version = ipaddress.ip_address(host.partition("%")[0]).version
-    except ValueError:
-        return None
+def _family(host: str) -> socket.AddressFamily:
+    """Return the family of an IP address; a name here would be looked up with all else waiting."""
+    version = ipaddress.ip_address(host.partition("%")[0]).version
     return socket.AF_INET6 if version == 6 else socket.AF_INET
-
-
-async def _connect_by_name(address: Address) -> socket.socket:
-    try:
-        stream = await trio.open_tcp_stream(address.host, address.port)
-    except OSError as exc:
-        # Of several addresses that all failed Trio makes one error, with a group for its cause.
-        if isinstance(exc.__cause__, BaseExceptionGroup):
-            first = exc.__cause__.exceptions[0]
-            if isinstance(first, OSError):
-                raise first from exc
-        raise
-    sock = take(stream.socket)
-    if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
-        # Trio has the kernel take 16 KiB at a time, which is for who makes data as it goes out;
-        # here every piece that is not taken is a way through epoll.  0: as the system has it.
-        sock.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
-    return sock
 
 
 async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.socket:
@@ -124,8 +100,6 @@ def _dial_errors(node: str) -> Iterator[None]:
         raise
     except trio.TooSlowError as exc:
         raise DialTimeout(node) from exc
-    except socket.gaierror as exc:
-        raise DnsError(node, f"The node's name cannot be resolved: {exc.strerror}.") from exc
     except ConnectionRefusedError as exc:
         raise DialRefused(node) from exc
     except TimeoutError as exc:

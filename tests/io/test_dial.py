@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 import trio
 import trustme
 
 from proxy.config.address import Address
-from proxy.errors import DialError, DialRefused, DialTimeout, DnsError, Full, NodeTlsError
+from proxy.config.load import parse_config
+from proxy.errors import DialError, DialRefused, DialTimeout, Full, NodeTlsError
 from proxy.io import dial as module
 from proxy.io.dial import NodeSecurity, dial
-from proxy.io.tls import TlsTransport
+from proxy.io.tls import TlsTransport, upstream_contexts
 
 from .rig import LIMIT
 
@@ -48,13 +50,6 @@ async def test_connects_to_a_unix_socket(tmp_path_factory: pytest.TempPathFactor
             await dial(Address(path=path + "-not"), None, limit=LIMIT)
 
 
-async def test_names_with_several_addresses_are_tried_in_turn() -> None:
-    """localhost is ::1 and 127.0.0.1 nearly everywhere, and a node listens on one of them."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = Address(host="localhost", port=listener.getsockname()[1])
-        (await dial(address, None, limit=LIMIT)).close()
-
-
 async def test_refused() -> None:
     with pytest.raises(DialRefused) as caught:
         await dial(address := refusing(), None, limit=LIMIT)
@@ -62,8 +57,8 @@ async def test_refused() -> None:
     assert (caught.value.node, caught.value.token) == (str(address), "connection_refused")
 
 
-async def test_name_that_does_not_exist() -> None:
-    with pytest.raises(DnsError):
+async def test_a_name_is_not_looked_up_here() -> None:
+    with pytest.raises(ValueError, match="no-such-node"):
         await dial(Address(host="no-such-node.invalid", port=1), None, limit=LIMIT)
 
 
@@ -125,6 +120,47 @@ async def test_tls(name: str, client_tls: ssl.SSLContext, server_tls: ssl.SSLCon
             transport.close()
         else:
             with pytest.raises(NodeTlsError, match="Hostname mismatch"):
+                await dial(address, security, limit=LIMIT)
+    await listener.aclose()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_node_that_wants_to_see_a_certificate(
+    ca: trustme.CA, tmp_path: Path, *, shown: bool
+) -> None:
+    """TLS 1.2, where the handshake itself fails: in 1.3 a client learns it with the first read."""
+    mine = ca.issue_cert("proxy.example")
+    mine.private_key_pem.write_to_path(tmp_path / "key.pem")
+    mine.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = 'cert_file = "cert.pem", key_file = "key.pem",' if shown else ""
+    text = f"""
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        [[routes]]
+        path = "/"
+        upstream = "u"
+        [upstreams.u]
+        nodes = [ "127.0.0.1:1" ]
+        tls = {{ {certificate} ca_file = "ca.pem", server_name = "localhost" }}
+    """
+    contexts = upstream_contexts(parse_config(text, folder=tmp_path))
+    strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    strict.maximum_version = ssl.TLSVersion.TLSv1_2
+    strict.verify_mode = ssl.CERT_REQUIRED
+    ca.issue_cert("localhost").configure_cert(strict)
+    ca.configure_trust(strict)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_tls, listener, strict)
+        security = NodeSecurity(contexts["u"], "localhost")
+        if shown:
+            transport = await dial(address, security, limit=LIMIT)
+            assert await transport.receive_some() == b"hello"
+            transport.close()
+        else:
+            with pytest.raises(NodeTlsError):
                 await dial(address, security, limit=LIMIT)
     await listener.aclose()
 

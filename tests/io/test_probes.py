@@ -542,20 +542,11 @@ async def test_what_is_said_to_a_broker() -> None:
     assert node.received == CONNECT + DISCONNECT
 
 
-@pytest.mark.parametrize(
-    ("kind", "headers"),
-    [
-        ("http", {"Host": "other"}),
-        ("http", {"Content-Length": "5"}),
-        ("http", {"Authorization": " s3cret"}),
-        ("websocket", {"Content-Length": "5"}),
-        ("deepstream", {"Sec-WebSocket-Key": "s3cret"}),
-    ],
-)
-async def test_headers_that_cannot_be_sent(kind: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("kind", ["http", "websocket", "deepstream"])
+async def test_headers_that_cannot_be_sent(kind: str) -> None:
     async with listening(Scripted(CONTENT[kind])) as address:
         with pytest.raises(NodeError, match="cannot be sent") as caught:
-            await probe(settings(kind, headers=headers), address, None)
+            await probe(settings(kind, headers={"Authorization": " s3cret"}), address, None)
 
         assert "s3cret" not in caught.value.detail
 

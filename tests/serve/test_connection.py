@@ -18,6 +18,7 @@ from .world import (
     CONFIG,
     UPGRADE,
     Recorder,
+    Serve,
     answering,
     open_world,
     read_all,

@@ -9,6 +9,7 @@ import trio.testing
 from .world import (
     CONFIG,
     Recorder,
+    Serve,
     answering,
     open_world,
     read_all,
