@@ -49,7 +49,8 @@ async def until_node(deployment: Deployment, node: Node, state: str, times: int 
 
     def said() -> bool:
         events = deployment.proxy.program.named("node")
-        return sum(e["node"] == node.address and e["state"] == state for e in events) >= times
+        wanted = {"node": node.address, "state": state}
+        return sum(wanted.items() <= event.items() for event in events) >= times
 
     await deployment.proxy.program.until(said, f"{node.address} {state}")
 
