@@ -35,21 +35,44 @@ M = TypeVar("M", bound=Movable)
 
 
 def surplus(nodes: Sequence[Node], now: float, tolerance: float) -> dict[Node, int]:
-    """Return how many sessions each node has beyond its share and the tolerance.
+    """Return how many sessions each node should give away, none if all have their shares.
 
     Only nodes that take sessions count: what leaves has to have somewhere to go.
     """
     taking = [node for node in nodes if node.takes(now) and not node.backup]
-    total = sum(node.sessions for node in taking)
-    shares = sum(node.share(now) for node in taking)
+    fair = _fair(taking, now)
+    # Of many nodes one may be empty while no other has much more than its share.
+    starved = any(
+        node.sessions < min(part * (1 - tolerance), part - 1) for node, part in fair.items()
+    )
+    # Where least connections would have the next session; that may be where it comes from.
+    least = min((node.load(now) for node in taking if node.room), default=math.inf)
     excess = {}
-    for node in taking:
-        fair = total * node.share(now) / shares
+    for node, part in fair.items():
+        even = math.ceil(part)
         # Within one session of its share is as even as it gets.
-        allowed = max(math.ceil(fair * (1 + tolerance)), math.ceil(fair) + 1)
-        if node.sessions > allowed:
-            excess[node] = node.sessions - math.ceil(fair)
+        allowed = even if starved else max(math.ceil(part * (1 + tolerance)), even + 1)
+        if node.sessions > allowed and node.sessions / node.share(now) > least:
+            excess[node] = node.sessions - even
     return excess
+
+
+def _fair(nodes: Sequence[Node], now: float) -> dict[Node, float]:
+    """Return each node's part of all sessions; what would be too many for one is the others'."""
+    fair: dict[Node, float] = {}
+    left = float(sum(node.sessions for node in nodes))
+    while len(fair) < len(nodes):
+        others = [node for node in nodes if node not in fair]
+        each = left / sum(node.share(now) for node in others)
+        parts = {node: each * node.share(now) for node in others}
+        full = {
+            node: float(limit)
+            for node, part in parts.items()
+            if 0 < (limit := node.config.max_sessions) <= part
+        }
+        fair |= full or parts
+        left -= sum(full.values())
+    return fair
 
 
 def choose(sessions: Iterable[M], count: int, now: float) -> list[M]:

@@ -427,9 +427,7 @@ def test_without_a_key_the_fewest_sessions_count() -> None:
         ([0.0, None], [1, 0], "B"),
     ],
 )
-def test_least_latency(
-    latencies: list[float | None], sessions: list[int], expected: str
-) -> None:
+def test_least_latency(latencies: list[float | None], sessions: list[int], expected: str) -> None:
     nodes = make_nodes([1] * len(latencies))
     put_sessions(nodes, sessions)
     for node, seconds in zip(nodes, latencies, strict=True):

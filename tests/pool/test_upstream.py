@@ -575,9 +575,7 @@ def test_what_needs_resolving(text: str, *, name: bool) -> None:
     assert needs_resolving(Address.parse(text)) is name
 
 
-def resolve(
-    upstream: Upstream, *indices: int, config: NodeConfig = NAME, now: float = NOW
-) -> bool:
+def resolve(upstream: Upstream, *indices: int, config: NodeConfig = NAME, now: float = NOW) -> bool:
     return upstream.resolved(config, [address(index) for index in indices], now)
 
 
