@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from proxy.config.address import Address
 from proxy.config.load import load_config, parse_config
-from proxy.config.checks import Invalid
 from proxy.config.model import (
     Certificate,
     Config,
@@ -213,7 +212,9 @@ def test_whole_number_for_a_number_becomes_one() -> None:
     assert (dial, type(dial)) == (3.0, float)
 
 
-BALANCES = "must be one of 'least_connections', 'round_robin', not"
+BALANCES = (
+    "must be one of 'least_connections', 'round_robin', 'random_two', 'hash', 'least_latency', not"
+)
 SECTIONS = "limits, listeners, log, routes, shutdown, timeouts, upstreams, workers"
 INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true or false"
 
@@ -277,13 +278,13 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "upstream",
             "rest.frist = 1",
             "upstreams.one.rest.frist",
-            "unknown key; allowed here: first, longest",
+            "unknown key; allowed here: failures, first, longest, window",
         ),
         (
             "upstream",
             "tls.verify = false",
             "upstreams.one.tls.verify",
-            "unknown key; allowed here: ca_file, server_name",
+            "unknown key; allowed here: ca_file, cert_file, key_file, server_name",
         ),
         ("more", "log.hue = 1", "log.hue", "unknown key; allowed here: access, format, level"),
         # Addresses and certificates.

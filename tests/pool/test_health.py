@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +140,10 @@ def test_with_probes(told: str, states: str) -> None:
 )
 def test_without_probes(told: str, states: str) -> None:
     assert Story("none").tell(told) == states
+
+
+def test_bad_probes_before_it_was_refused_are_no_good_ones_after_it() -> None:
+    assert Story(rise=2, fall=3).tell("+ - refused + +") == "up up down down up"
 
 
 def test_one_failure_is_enough_where_it_says_so() -> None:
@@ -280,7 +286,7 @@ def test_probes_alone(results: list[bool], rise: int, fall: int) -> None:
         story.step("+" if well else "-")
 
     expected, row = results[0], 0
-    for before, well in zip(results, results[1:], strict=False):
+    for before, well in itertools.pairwise(results):
         row = row + 1 if well == before else 1
         if row >= (rise if well else fall):
             expected = well

@@ -295,14 +295,16 @@ def test_latency_is_of_probes_and_requests(seconds: float | None) -> None:
 
 def test_lease_counts_a_session() -> None:
     node = make_node()
-    with node.lease() as lease:
-        assert lease.node is node
+    lease = node.lease()
+    with lease:
+        holders = [lease.node]
         assert node.sessions == 1
         with node.lease():
             assert node.statistics(NOW).sessions == 2
     lease.release()
+    holders.append(lease.node)
 
-    assert lease.node is None
+    assert holders == [node, None]
     assert node.sessions == 0
 
 

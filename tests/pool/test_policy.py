@@ -68,6 +68,7 @@ def test_every_balance_has_a_policy() -> None:
 
 
 @pytest.mark.parametrize("policy", ALL)
+@settings(max_examples=30)
 @given(st.data())
 def test_chooses_one_of_those_it_got(policy: Policy, data: st.DataObject) -> None:
     nodes = make_nodes(data.draw(weights))

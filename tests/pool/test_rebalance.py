@@ -87,7 +87,7 @@ def test_only_nodes_that_take_sessions_count(state: str) -> None:
     nodes = [first, second, third]
     match state:
         case "drain" | "down":
-            third.admin = state  # type: ignore[assignment]
+            third.admin = state
         case "gone":
             third.gone = True
         case "resting":
@@ -131,23 +131,33 @@ counts = st.lists(st.integers(0, 60), min_size=6, max_size=6)
 tolerances = st.floats(0.01, 2)
 
 
-def check_even(nodes: Sequence[Node], tolerance: float) -> None:
-    """Check that none has too many or too few, or that moving one would not better it.
+def fair_parts(nodes: Sequence[Node]) -> list[float]:
+    """Return what each should have: as water that is poured into vessels, some of them small."""
+    total = sum(node.sessions for node in nodes)
 
-    Measured by what those that are not full have.
-    """
-    room = [node for node in nodes if node.room]
-    total = sum(node.sessions for node in room)
-    shares = sum(node.share(NOW) for node in room)
-    for node in room:
-        fair = total * node.share(NOW) / shares
-        most = max(math.ceil(fair * (1 + tolerance)), math.ceil(fair) + 1)
-        fewest = min(fair * (1 - tolerance), fair - 1)
-        least_loaded = min(other.load(NOW) for other in room)
-        if not fewest <= node.sessions <= most:
-            for other in room:
-                too_many = other.sessions > math.ceil(total * other.share(NOW) / shares)
-                assert not too_many or other.sessions / other.share(NOW) <= least_loaded
+    def poured(level: float) -> list[float]:
+        return [min(n.config.max_sessions or total, level * n.share(NOW)) for n in nodes]
+
+    low, high = 0.0, total / min(node.share(NOW) for node in nodes)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(poured(middle)) < total else (low, middle)
+    return poured(high)
+
+
+def check_even(nodes: Sequence[Node], tolerance: float) -> None:
+    """Check that none has too many or too few, or else that moving one would not better it."""
+    least = min((node.load(NOW) for node in nodes if node.room), default=math.inf)
+    parts = [round(part, 6) for part in fair_parts(nodes)]
+    within = [
+        min(fair * (1 - tolerance), fair - 1)
+        <= node.sessions
+        <= max(math.ceil(fair * (1 + tolerance)), math.ceil(fair) + 1)
+        for node, fair in zip(nodes, parts, strict=True)
+    ]
+    for node, fair in zip(nodes, parts, strict=True):
+        too_many = node.sessions > math.ceil(fair)
+        assert all(within) or not too_many or node.sessions / node.share(NOW) <= least
 
 
 @given(weights, counts, tolerances)

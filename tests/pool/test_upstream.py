@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import get_args
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -75,11 +77,8 @@ def names(nodes: Iterable[Node | None]) -> set[str]:
 
 def hold_all(upstream: Upstream, count: int, *, now: float = NOW, key: bytes = b"") -> list[Lease]:
     """Choose so often, and hold on to each; stop when there is nobody left to ask."""
-    leases = []
-    for _ in range(count):
-        if (node := upstream.choose(now, key=key)) is not None:
-            leases.append(node.lease())
-    return leases
+    chosen = (upstream.choose(now, key=key) for _ in range(count))
+    return [node.lease() for node in chosen if node is not None]
 
 
 # Who is asked.
@@ -319,6 +318,17 @@ def test_burst_of_closes_makes_a_node_draining() -> None:
     assert upstream.any_left(NOW + 35, [second])
 
 
+@pytest.mark.parametrize(("sessions", "drains"), [(5, True), (10, True), (11, False)])
+def test_burst_is_measured_by_what_is_left(sessions: int, *, drains: bool) -> None:
+    """Five are half of ten: the one that ends still has its lease, and is not left."""
+    upstream = make_upstream(1, 1)
+    first = upstream.nodes[0]
+    for _ in range(sessions - 5):
+        first.lease()
+
+    assert close_burst(upstream, first) == [False] * 4 + [drains]
+
+
 def test_burst_on_another_node_is_another_matter() -> None:
     upstream = make_upstream(1, 1, 1, 1)
     for node in upstream.nodes:
@@ -544,8 +554,7 @@ def test_waiters_are_let_go_into_the_room_there_is() -> None:
     leases = hold_all(upstream, 6)
     gone: list[int] = []
     for number in range(10):
-        # Each needs to be a function of its own.
-        upstream.hold.join(lambda number=number: gone.append(number))
+        upstream.hold.join(partial(gone.append, number))
     assert upstream.hold.release(NOW, upstream.room(NOW)) == 0
 
     for lease in leases[:4]:
@@ -724,7 +733,7 @@ def test_node_that_comes_back_gets_its_sessions_over_the_slow_start(balance: Bal
     first.probed(NOW, well=True)
     second.probed(NOW, well=False)
     live: list[tuple[float, Lease]] = []
-    seen: dict[int, int] = {}
+    seen: list[int] = []
     for tick in range(3000):
         now = NOW + tick / 100
         if tick == 1000:
@@ -734,14 +743,14 @@ def test_node_that_comes_back_gets_its_sessions_over_the_slow_start(balance: Bal
         node = upstream.choose(now)
         assert node is not None
         live.append((now + 5, node.lease()))
-        seen[tick] = second.sessions
+        seen.append(second.sessions)
 
     assert seen[999] == 0
     # A quarter and half of the ramp: shares of 1 in 5 and 1 in 3.
     assert seen[1250] <= 0.25 * 500 + 10
     assert seen[1500] <= 0.40 * 500 + 10
     assert seen[2999] == pytest.approx(250, rel=0.1)
-    assert all(other - one <= 1 for one, other in zip(seen.values(), list(seen.values())[1:]))
+    assert all(other - one <= 1 for one, other in itertools.pairwise(seen))
 
 
 pauses = st.sampled_from([0.0, 0.05, 0.3, 1.0, 3.0, 20.0, 60.0])

@@ -103,6 +103,7 @@ async def test_busy_sessions_and_those_within_a_message_stay(autojump_clock: Clo
     async with open_world(config) as world:
         upstream = world.service.upstreams["nodes"]
         within, busy, quiet = open_sessions(world.service, upstream, upstream.nodes[0], 3)
+        elsewhere = [upstream.nodes[1].lease() for _ in range(3)]
         within.tunnel.scanners[1].scan(b"\x02\x01x")
         world.nursery.start_soon(Mover(world.service, upstream).run)
         async with trio.open_nursery() as talking:
@@ -115,8 +116,8 @@ async def test_busy_sessions_and_those_within_a_message_stay(autojump_clock: Clo
             talking.start_soon(talk)
             await trio.sleep(3.5)
             # Now there is somewhere to go.
-            for _ in range(7):
-                upstream.nodes[0].lease()
+            for lease in elsewhere:
+                lease.release()
             await trio.sleep(1)
             talking.cancel_scope.cancel()
 
