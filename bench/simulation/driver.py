@@ -71,12 +71,12 @@ class Watch:
 
     def _answered(self, outcome: Outcome) -> None:
         now, before = self._tidegate.clock.now, self.seen.health.state
-        if outcome is Outcome.OPENED:
+        if well := outcome is Outcome.OPENED:
             self.seen.probed(now, well=True, seconds=now - self._began)
         else:
             self.seen.probed(now, well=False, error=_ERRORS[outcome](self.seen.name))
-        is_up = self.seen.health.state == "up"
-        pause = self._config.interval if is_up else self._config.down_interval
+        settled = well and self.seen.health.state == "up"
+        pause = self._config.interval if settled else self._config.down_interval
         self._wait(pause * self._tidegate.random.uniform(1 - _JITTER, 1 + _JITTER))
         if self.seen.health.state != before:
             self._tidegate.upstream.changed()
@@ -104,7 +104,7 @@ class Reach:
         """Ask the next node, or wait for one."""
         self._error = error
         # Who comes later waits behind those who wait already.
-        if not len(self._tidegate.upstream.hold) or self._tried:
+        if self._tried or self._tidegate.upstream.admits(self._tidegate.clock.now):
             self._choose()
         else:
             self._hold()

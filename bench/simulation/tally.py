@@ -14,6 +14,8 @@ __all__ = ["EVEN", "Figures", "Series", "Tally"]
 
 #: The fullest node has at most so many times the mean.
 EVEN: Final = 1.2
+#: Longer than a reconnect takes that goes well.
+_A_WHILE: Final = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +38,7 @@ class Figures:
     #: for ever; and of those that were not lost.
     without_p99: float | None
     without_longest: float
-    #: Clients that still had none at the end.
+    #: Clients that had been without one for a while at the end.
     out_at_end: int
     #: Seconds times nodes that were well, but that no new session could have gone to.
     unused_node_seconds: int
@@ -100,7 +102,9 @@ class Tally:
             peak_connects=max(self.series.peak_connects),
             without_p99=p99 if p99 < math.inf else None,
             without_longest=max((time for time in without if time < math.inf), default=0.0),
-            out_at_end=world.out(),
+            out_at_end=sum(
+                client.out_for(now) > _A_WHILE for client in world.clients if not client.dead
+            ),
             unused_node_seconds=self.unused,
         )
 

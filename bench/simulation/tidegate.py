@@ -107,13 +107,7 @@ class Tidegate:
         if turn != self._turns:
             return
         self._woken = False
-        upstream, now, pause = self.upstream, self.clock.now, math.inf
-        if len(upstream.hold):
-            if room := upstream.room(now):
-                upstream.hold.release(now, room)
-                pause = upstream.hold.wait(now)
-            else:
-                pause = upstream.next_change(now) - now
+        pause = self.upstream.release(self.clock.now)
         if pause < math.inf and not self._woken:
             self._turns += 1
             self.clock.after(pause, self._release, self._turns)

@@ -11,7 +11,7 @@ import attrs
 
 from .address import Address
 
-_HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|[0-9a-f:]+", re.ASCII)
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+|null", re.ASCII)
 
 
@@ -65,7 +65,7 @@ def starts_with_slash(_: object, __: attrs.Attribute[Any], value: str) -> None:
 
 
 def host_name(_: object, __: attrs.Attribute[Any], value: str) -> None:
-    if not _HOST.fullmatch(value):
+    if not (_HOST.fullmatch(value) or is_numeric(value)):
         raise ValueError(f"must be a host name without port or wildcard, not {value!r}")
 
 

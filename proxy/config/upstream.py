@@ -199,9 +199,10 @@ class Hold:
 
     # 10 s on each of a deepstream client's tries keep it alive for 100 s; 0: answer at once
     timeout: float = attrs.field(default=10.0, validator=within(0, 3600))
-    # How many may wait; more get 503.  Envoy 1024
-    waiting: int = count(10_000)
-    # How many are let go each second once there is a node again, which has just started
+    # How many may wait; more get 503.  Each is a connection, of which there is a limit too.
+    # Envoy 1024, and 503 is one of a client's five tries
+    waiting: int = count(100_000)
+    # How many each node gets a second once it is there again: it has just started
     rate: float = attrs.field(default=200.0, validator=within(0.1, 1_000_000))
 
 

@@ -23,6 +23,7 @@ class HoldQueue:
 
     def __init__(self, config: Hold) -> None:
         self._limit = config.waiting if config.timeout else 0
+        self._rate = config.rate
         self._pace = Pace(config.rate)
         # A dict, since who leaves is anywhere in the queue.
         self._waiters: dict[Waiter, None] = {}
@@ -46,8 +47,17 @@ class HoldQueue:
             del self._waiters[waiter]
             self.left += 1
 
-    def release(self, now: float, room: int) -> int:
-        """Let go those who may go now, at most `room`, first come first; return how many."""
+    def admit(self, now: float, nodes: int) -> bool:
+        """Whether somebody who has just come need not wait: nobody does, and the pace allows it."""
+        self._pace.rate = self._rate * nodes
+        return not self._waiters and self._pace.take(now, 1) == 1
+
+    def release(self, now: float, room: int, nodes: int = 1) -> int:
+        """Let go those who may go now, at most `room`, first come first; return how many.
+
+        With `nodes` that take them, so many times the rate: each is met by its own part only.
+        """
+        self._pace.rate = self._rate * nodes
         count = self._pace.take(now, min(room, len(self._waiters)))
         self._let_go(count)
         return count

@@ -117,10 +117,15 @@ class Node:
         limit = self.config.max_sessions
         return max(0, limit - self.sessions) if limit else 2**31
 
+    def is_warm(self, now: float) -> bool:
+        """Whether it has been there for so long that it is past its slow start."""
+        since = self.health.back_since
+        return since is None or now >= since + self._slow_start
+
     def share(self, now: float) -> float:
         """Return its weight as it counts now: a node that came back works up to it."""
         since = self.health.back_since
-        if since is None or now >= since + self._slow_start:
+        if since is None or self.is_warm(now):
             return float(self.weight)
         return self.weight * max(FIRST_SHARE, (now - since) / self._slow_start)
 

@@ -9,13 +9,17 @@ class Pace:
     Times are those of the caller's clock, in seconds.
     """
 
-    __slots__ = ("_allowance", "_burst", "_rate", "_updated")
+    __slots__ = ("_allowance", "_updated", "rate")
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._burst = max(1.0, rate / 20)
+        #: It may change from one time to the next.
+        self.rate = rate
         self._allowance = self._burst
         self._updated = 0.0
+
+    @property
+    def _burst(self) -> float:
+        return max(1.0, self.rate / 20)
 
     def take(self, now: float, wanted: int) -> int:
         """Return how many of those wanted may go now."""
@@ -29,9 +33,9 @@ class Pace:
         self._refill(now)
         missing = 1 - self._allowance
         # A microsecond more, lest rounding leaves who waited so long just short of one, for ever.
-        return missing / self._rate + 1e-6 if missing > 0 else 0.0
+        return missing / self.rate + 1e-6 if missing > 0 else 0.0
 
     def _refill(self, now: float) -> None:
-        earned = max(0.0, now - self._updated) * self._rate
+        earned = max(0.0, now - self._updated) * self.rate
         self._allowance = min(self._burst, self._allowance + earned)
         self._updated = now

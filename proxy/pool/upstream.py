@@ -13,7 +13,11 @@ from proxy.errors import ClosedEarly, DialError, NodeError, NoNode
 
 from .hold import HoldQueue
 from .node import Admin, Node
+from .pace import Pace
 from .policy import POLICIES, Random
+
+#: How many requests a second may try a node that is thought to be down.
+LAST_RESORTS = 10.0
 
 
 class Upstream:
@@ -37,6 +41,7 @@ class Upstream:
         #: What each name stands for; one address may have several.
         self._answers: dict[Address, set[Address]] = {}
         self._random = random
+        self._last_resorts = Pace(LAST_RESORTS)
         self._policy = POLICIES[config.balance]
 
     def _join(self, config: NodeConfig, address: Address, joined: float | None) -> Node:
@@ -45,6 +50,19 @@ class Upstream:
     def _freed(self) -> None:
         if len(self.hold):
             self.changed()
+
+    def admits(self, now: float) -> bool:
+        """Whether a new request may go on to `choose`, or has to queue first.
+
+        It queues behind those who wait already; and where all nodes have just come back, it goes
+        at the queue's pace: else all clients would meet the first node that is there.
+        """
+        if len(self.hold):
+            return False
+        candidates = self._candidates(now)
+        if not self.config.hold.timeout or any(node.is_warm(now) for node in candidates):
+            return True
+        return not candidates or self.hold.admit(now, len(candidates))
 
     def choose(self, now: float, tried: Collection[Node] = (), key: bytes = b"") -> Node | None:
         """Return the node to ask next, None if none is left that may be asked and was not tried."""
@@ -65,6 +83,16 @@ class Upstream:
         """Return how many sessions there is room for."""
         return sum(node.room for node in self._candidates(now))
 
+    def release(self, now: float) -> float:
+        """Let go those who may; return the seconds until, if nothing else happens, more may."""
+        if not len(self.hold):
+            return math.inf
+        candidates = self._candidates(now)
+        if not candidates:
+            return self.next_change(now) - now
+        self.hold.release(now, sum(node.room for node in candidates), len(candidates))
+        return self.hold.wait(now)
+
     def next_change(self, now: float) -> float:
         """Return when, if nothing else happens, another node may be asked; infinity: never."""
         times = [t for node in self.nodes for t in (node.health.rests_until, node.drain.until())]
@@ -73,7 +101,8 @@ class Upstream:
     def last_resort(self, now: float, tried: Collection[Node] = ()) -> Node | None:
         """Return the node to try when all are down: the one whose failure is the oldest.
 
-        Never one that was taken out by hand, is draining, gone or full.
+        Never one that was taken out by hand, is draining, gone or full; and only a few times a
+        second, for all who have waited in vain have done so together.
         """
         least_bad = [
             node
@@ -84,7 +113,9 @@ class Upstream:
             and not node.drain.draining(now)
             and node.room
         ]
-        return min(least_bad, key=lambda node: node.health.failed_at, default=None)
+        if not least_bad or not self._last_resorts.take(now, 1):
+            return None
+        return min(least_bad, key=lambda node: node.health.failed_at)
 
     def note(self, node: Node, error: NodeError, now: float) -> None:
         """Take notice of how asking a node failed."""

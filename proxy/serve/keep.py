@@ -5,7 +5,6 @@ What to do is decided in `pool`; these tasks bring it the time and carry it out.
 
 from __future__ import annotations
 
-import math
 from random import Random
 
 import trio
@@ -64,14 +63,8 @@ class Keeper:
         upstream = self._upstream
         holding = False
         while True:
-            changed, now = self._changed, trio.current_time()
-            pause = math.inf
-            if len(upstream.hold):
-                if room := upstream.room(now):
-                    upstream.hold.release(now, room)
-                    pause = upstream.hold.wait(now)
-                else:
-                    pause = upstream.next_change(now) - now
+            changed = self._changed
+            pause = upstream.release(trio.current_time())
             if holding != bool(len(upstream.hold)):
                 holding = not holding
                 self._tell_holding(holding)

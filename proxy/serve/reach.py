@@ -129,8 +129,7 @@ class Reach:
     async def _next(self, error: NodeError | None) -> Node | None:
         """Return the node to ask, waiting for one if need be; None if that was in vain."""
         upstream = self.upstream
-        # Who comes later waits behind those who wait already.
-        first = not len(upstream.hold) or bool(self._tried)
+        first = bool(self._tried) or upstream.admits(trio.current_time())
         while True:
             now = trio.current_time()
             if first and (node := upstream.choose(now, self._tried, self.key)) is not None:

@@ -23,6 +23,8 @@ LONGEST = 107
         ("unix:/run/tidegate.sock", Address(path="/run/tidegate.sock")),
         ("unix:a:b", Address(path="a:b")),
         ("unix:" + "a" * LONGEST, Address(path="a" * LONGEST)),
+        ("srv:_deepstream._tcp.example.org", Address(srv="_deepstream._tcp.example.org")),
+        ("srv:_a-b_1._tcp.Cluster.local.", Address(srv="_a-b_1._tcp.Cluster.local.")),
     ],
 )
 def test_parse_and_print(text: str, expected: Address) -> None:
@@ -69,7 +71,43 @@ def test_unix_path_that_the_kernel_cannot_hold(path: str) -> None:
         Address.parse(f"unix:{path}")
 
 
-@given(st.text(max_size=40) | st.from_regex(r"[a-z:\[\].%0-9]{1,20}:[0-9]{1,6}", fullmatch=True))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "example.org",
+        "deepstream._tcp.example.org",
+        "_deepstream.example.org",
+        "_deepstream._udp.example.org",
+        "_deepstream._tcp",
+        "_deepstream._tcp.",
+        "_deepstream._tcp..org",
+        "_deepstream._tcp.example.org..",
+        "_deepstream._tcp.example.org:6020",
+        "_deepstream._tcp.exämple.org",
+        "_deepstream._tcp.example.org\n",
+        "_._tcp.example.org",
+        f"_{'a' * 63}._tcp.example.org",
+        f"_a._tcp.{'a' * 64}",
+        " _deepstream._tcp.example.org",
+    ],
+)
+def test_what_is_no_srv_name(name: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Address.parse(f"srv:{name}")
+
+    text = f"srv:{name}"
+    assert str(caught.value) == (
+        f'{text!r}: an SRV name is like "srv:_deepstream._tcp.example.org"'
+    )
+
+
+@given(
+    st.text(max_size=40)
+    | st.from_regex(r"[a-z:\[\].%0-9]{1,20}:[0-9]{1,6}", fullmatch=True)
+    | st.from_regex(r"srv:[_a-z.-]{1,20}[._]tcp\.[a-z._-]{1,20}", fullmatch=True)
+    | st.from_regex(r"unix:[^\x00]{1,20}", fullmatch=True)
+)
 def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     try:
         address = Address.parse(text)
@@ -77,7 +115,7 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
         return
 
     assert Address.parse(str(address)) == address
-    assert bool(address.host) != bool(address.path)
+    assert [bool(address.host), bool(address.path), bool(address.srv)].count(True) == 1
 
 
 def test_addresses_are_values() -> None:

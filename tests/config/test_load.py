@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,17 @@ from proxy.config.model import (
     Shutdown,
     Timeouts,
 )
-from proxy.config.upstream import Node, NodeTls, Rest, Upstream
+from proxy.config.upstream import (
+    DetectDrain,
+    Discovery,
+    Hold,
+    Node,
+    NodeTls,
+    Probe,
+    Rebalance,
+    Rest,
+    Upstream,
+)
 from proxy.errors import ConfigError
 
 MINIMAL = """
@@ -70,12 +82,50 @@ FULL: dict[str, Any] = {
     ],
     "upstreams": {
         "deepstream": {
-            "nodes": ["127.0.0.1:6020", {"address": "[::1]:6021", "weight": 2}],
-            "balance": "round_robin",
-            "tls": {"ca_file": "cert.pem", "server_name": "node"},
-            "rest": {"first": 0.5, "longest": 8},
+            "nodes": [
+                "127.0.0.1:6020",
+                {"address": "[::1]:6021", "weight": 2, "max_sessions": 9, "backup": True},
+                "srv:_deepstream._tcp.example.org",
+            ],
+            "balance": "hash",
+            "hash_on": "cookie:session",
+            "tls": {
+                "ca_file": "cert.pem",
+                "server_name": "node",
+                "cert_file": "cert.pem",
+                "key_file": "key.pem",
+            },
+            "probe": {
+                "kind": "http",
+                "interval": 4,
+                "down_interval": 1.5,
+                "timeout": 3,
+                "rise": 2,
+                "fall": 4,
+                "path": "/health-check",
+                "host": "node.example.org",
+                "origin": "https://example.org",
+                "headers": {"Authorization": "Basic eDp5"},
+                "status": [200, 204],
+                "expect": "ok",
+            },
+            "rest": {"first": 0.5, "longest": 8, "failures": 4, "window": 5},
+            "hold": {"timeout": 20, "waiting": 500, "rate": 50},
+            "panic": "refuse",
+            "slow_start": 30,
+            "detect_drain": {"closes": 20, "share": 0.25, "window": 2, "timeout": 60},
+            "drain_rate": 5,
+            "rebalance": {"tolerance": 0.5, "rate": 2},
+            "max_session_age": 3600,
+            "discovery": {
+                "shortest": 5,
+                "longest": 50,
+                "timeout": 2,
+                "nameservers": ["10.0.0.2:53", "[::1]:5353"],
+            },
             "unavailable_status": 503,
-        }
+        },
+        "mqtt": {"nodes": ["unix:/run/mqtt"], "probe": {"kind": "websocket", "send": "x"}},
     },
     "timeouts": {
         "handshake": 1.5,
@@ -170,18 +220,55 @@ def test_full(folder: Path) -> None:
     deepstream = Upstream(
         nodes=(
             Node(address=Address("127.0.0.1", 6020)),
-            Node(address=Address("::1", 6021), weight=2),
+            Node(address=Address("::1", 6021), weight=2, max_sessions=9, backup=True),
+            Node(address=Address(srv="_deepstream._tcp.example.org")),
         ),
-        balance="round_robin",
-        tls=NodeTls(ca_file=folder / "cert.pem", server_name="node"),
-        rest=Rest(first=0.5, longest=8.0),
+        balance="hash",
+        hash_on="cookie:session",
+        tls=NodeTls(
+            ca_file=folder / "cert.pem",
+            server_name="node",
+            cert_file=folder / "cert.pem",
+            key_file=folder / "key.pem",
+        ),
+        probe=Probe(
+            kind="http",
+            interval=4.0,
+            down_interval=1.5,
+            timeout=3.0,
+            rise=2,
+            fall=4,
+            path="/health-check",
+            host="node.example.org",
+            origin="https://example.org",
+            headers={"Authorization": "Basic eDp5"},
+            status=(200, 204),
+            expect="ok",
+        ),
+        rest=Rest(first=0.5, longest=8.0, failures=4, window=5.0),
+        hold=Hold(timeout=20.0, waiting=500, rate=50.0),
+        panic="refuse",
+        slow_start=30.0,
+        detect_drain=DetectDrain(closes=20, share=0.25, window=2.0, timeout=60.0),
+        drain_rate=5.0,
+        rebalance=Rebalance(tolerance=0.5, rate=2.0),
+        max_session_age=3600.0,
+        discovery=Discovery(
+            shortest=5.0,
+            longest=50.0,
+            timeout=2.0,
+            nameservers=(Address("10.0.0.2", 53), Address("::1", 5353)),
+        ),
         unavailable_status=503,
+    )
+    mqtt = Upstream(
+        nodes=(Node(address=Address(path="/run/mqtt")),), probe=Probe(kind="websocket", send="x")
     )
 
     assert parse_config(document(FULL), folder=folder) == Config(
         listeners=(public, inside),
         routes=(socket, Route(prefix="/api", upstream="deepstream")),
-        upstreams={"deepstream": deepstream},
+        upstreams={"deepstream": deepstream, "mqtt": mqtt},
         timeouts=Timeouts(
             handshake=1.5,
             keepalive=2.0,
@@ -204,6 +291,36 @@ def test_full(folder: Path) -> None:
         shutdown=Shutdown(spread=0.0, deadline=10.0),
         log=Log(format="json", level="debug", access=False),
     )
+
+
+def sections(value: Any) -> Iterator[Any]:
+    """Yield every section of a configuration, itself included."""
+    if attrs.has(type(value)):
+        yield value
+        inner = [getattr(value, field.name) for field in attrs.fields(type(value))]
+    elif isinstance(value, dict):
+        inner = list(value.values())
+    else:
+        inner = list(value) if isinstance(value, tuple) else []
+    for one in inner:
+        yield from sections(one)
+
+
+def test_full_leaves_no_key_at_its_default(folder: Path) -> None:
+    """So `test_full` and the damage below are about all of them."""
+    config = parse_config(document(FULL), folder=folder)
+    left: set[str] = set()
+    told: set[str] = set()
+    for section in sections(config):
+        for field in attrs.fields(type(section)):
+            key = f"{type(section).__name__}.{field.name}"
+            default = field.default
+            if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+                default = default.factory()
+            (left if getattr(section, field.name) == default else told).add(key)
+
+    # An address is one of its kinds, and there is one number of workers.
+    assert {key for key in left - told if not key.startswith("Address.")} == {"Config.workers"}
 
 
 def test_whole_number_for_a_number_becomes_one() -> None:
@@ -287,6 +404,99 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "unknown key; allowed here: ca_file, cert_file, key_file, server_name",
         ),
         ("more", "log.hue = 1", "log.hue", "unknown key; allowed here: access, format, level"),
+        *[
+            (
+                "upstream",
+                f"{section}.frist = 1",
+                f"upstreams.one.{section}.frist",
+                f"unknown key; allowed here: {allowed}",
+            )
+            for section, allowed in [
+                (
+                    "probe",
+                    "down_interval, expect, fall, headers, host, interval, kind, origin, path, "
+                    "rise, send, status, timeout",
+                ),
+                ("hold", "rate, timeout, waiting"),
+                ("detect_drain", "closes, share, timeout, window"),
+                ("rebalance", "rate, tolerance"),
+                ("discovery", "longest, nameservers, shortest, timeout"),
+            ]
+        ],
+        (
+            "upstream",
+            "frist = 1",
+            "upstreams.one.frist",
+            "unknown key; allowed here: balance, detect_drain, discovery, drain_rate, hash_on, "
+            "hold, max_session_age, nodes, panic, probe, rebalance, rest, slow_start, tls, "
+            "unavailable_status",
+        ),
+        (
+            "more",
+            "upstreams.two.nodes = [ { address = 'n:1', frist = 1 } ]",
+            "upstreams.two.nodes[0].frist",
+            "unknown key; allowed here: address, backup, max_sessions, weight",
+        ),
+        # The types of an upstream's keys.
+        *[
+            ("upstream", text, f"upstreams.one.{path}", f"must be {kind}")
+            for text, path, kind in [
+                ("probe = 'tcp'", "probe", "a table, not a string"),
+                ("rebalance = true", "rebalance", "a table, not true or false"),
+                ("hold = 10", "hold", "a table, not a whole number"),
+                ("slow_start = true", "slow_start", "a number, not true or false"),
+                ("hash_on = 1", "hash_on", "a string, not a whole number"),
+                ("rest.failures = 1.5", "rest.failures", "a whole number, not a number"),
+                (
+                    "detect_drain.closes = '5'",
+                    "detect_drain.closes",
+                    "a whole number, not a string",
+                ),
+                (
+                    "discovery.nameservers = '10.0.0.2:53'",
+                    "discovery.nameservers",
+                    "an array, not a string",
+                ),
+                (
+                    "probe = { kind = 'http', status = 200 }",
+                    "probe.status",
+                    "an array, not a whole number",
+                ),
+                (
+                    "probe = { kind = 'http', status = [200, '204'] }",
+                    "probe.status[1]",
+                    "a whole number, not a string",
+                ),
+                (
+                    "probe = { kind = 'http', headers = [] }",
+                    "probe.headers",
+                    "a table, not an array",
+                ),
+                (
+                    "probe = { kind = 'http', headers.A = 1 }",
+                    "probe.headers.A",
+                    "a string, not a whole number",
+                ),
+                (
+                    "probe.kind = 'udp'",
+                    "probe.kind",
+                    "one of 'none', 'tcp', 'http', 'websocket', 'deepstream', 'mqtt', not 'udp'",
+                ),
+            ]
+        ],
+        (
+            "more",
+            "upstreams.two.nodes = [ { address = 'n:1', backup = 1 } ]",
+            "upstreams.two.nodes[0].backup",
+            f"{BOOL}, not a whole number",
+        ),
+        (
+            "more",
+            "upstreams.two.nodes = [ 'n:1', { address = 'm:1', max_sessions = -1 } ]",
+            "upstreams.two.nodes[1].max_sessions",
+            "must be from 0 to 2147483648, not -1",
+        ),
+        ("upstream", "tls.cert_file = 'x'", "upstreams.one.tls.cert_file", "no such file: x"),
         # Addresses and certificates.
         (
             "more",

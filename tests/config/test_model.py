@@ -22,7 +22,7 @@ from proxy.config.model import (
     Shutdown,
     Timeouts,
 )
-from proxy.config.upstream import Node, NodeTls, Rest, Upstream
+from proxy.config.upstream import Node, Upstream
 
 TLS = ListenerTls(certificates=(Certificate(cert_file=Path("c"), key_file=Path("k")),))
 NODE = Node(address=Address("n", 1))
@@ -48,7 +48,6 @@ def test_defaults_are_valid() -> None:
     assert one.shutdown == Shutdown()
     assert one.log == Log()
     assert one.workers == 1
-    assert one.upstreams["one"].rest == Rest()
     # One try fits into all tries, and sessions are gone before the deadline.
     assert one.timeouts.dial < one.timeouts.reach
     assert one.shutdown.spread + one.timeouts.close < one.shutdown.deadline
@@ -71,7 +70,6 @@ def test_values_are_frozen() -> None:
         (Limits, "target_bytes", 2**20 + 1, "must be from 64 to 1048576, not 1048577"),
         (Limits, "headers", 10_001, "must be from 1 to 10000, not 10001"),
         (Shutdown, "spread", -0.5, "must be from 0 to 86400, not -0.5"),
-        (Rest, "first", 0.0, "must be more than 0, not 0"),
     ],
 )
 def test_numbers_have_bounds(kind: type[Any], field: str, value: float, reason: str) -> None:
@@ -81,22 +79,9 @@ def test_numbers_have_bounds(kind: type[Any], field: str, value: float, reason: 
     assert str(caught.value) == reason
 
 
-@pytest.mark.parametrize("weight", [0, 257])
-def test_weight_has_bounds(weight: int) -> None:
-    with pytest.raises(ValueError, match=f"must be from 1 to 256, not {weight}"):
-        Node(address=NODE.address, weight=weight)
-
-
-@pytest.mark.parametrize("status", [200, 404, 501, 505])
-def test_unavailable_status_is_one_of_four(status: int) -> None:
-    with pytest.raises(ValueError, match="must be one of 500, 502, 503, 504"):
-        Upstream(nodes=(NODE,), unavailable_status=status)
-
-
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: Rest(first=2.0, longest=1.0), "longest"),
         (lambda: Shutdown(spread=30.0, deadline=20.0), "deadline"),
         (lambda: Route(upstream="one"), ""),
         (lambda: Route(upstream="one", path="/", prefix="/"), ""),
@@ -215,13 +200,12 @@ def test_listeners_that_are_the_same(listeners: list[Listener], faults: list[str
         lambda: Route(path="/a", upstream="one", host="a.example:443"),
         lambda: Route(path="/a", upstream="one", host="*.example"),
         lambda: Route(path="/a", upstream="one", host="[::1]"),
+        # It looks like an IPv6 address, but is a name with a port.
+        lambda: Route(path="/a", upstream="one", host="cafe:443"),
         lambda: Route(path="/a", upstream="one", origins=("https://a.example",)),
         lambda: Route(path="/a", upstream="one", websocket=True, origins=("https://a.example/",)),
         lambda: Route(path="/a", upstream="one", websocket=True, origins=("a.example",)),
-        lambda: Node(address=Address(host="a", port=0)),
-        lambda: Upstream(nodes=(Node(address=Address(host="a", port=1)),) * 2),
-        lambda: Upstream(nodes=(Node(address=Address(path="/s")),), tls=NodeTls()),
-        lambda: NodeTls(server_name=".example"),
+        lambda: Listener(bind=Address(srv="_a._tcp.b")),
         lambda: Timeouts(dial=float("inf")),
         lambda: Listener(bind=Address(host="a", port=1), backlog=2**31),
     ],

@@ -1,23 +1,31 @@
-"""An upstream's section: its defaults, and every fault with its key."""
+"""An upstream's section: its defaults, its bounds, and every fault with its key."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from proxy.config.address import Address
+from proxy.config.checks import Invalid
 from proxy.config.load import parse_config
 from proxy.config.upstream import (
     DetectDrain,
     Discovery,
     Hold,
     Node,
+    NodeTls,
     Probe,
+    ProbeKind,
     Rebalance,
     Rest,
     Upstream,
 )
 from proxy.errors import ConfigError
 
+NODE = Node(address=Address("10.0.0.1", 6020))
+KINDS: tuple[ProbeKind, ...] = get_args(ProbeKind)
 TEXT = """
 [[listeners]]
 bind = "127.0.0.1:8080"
@@ -33,17 +41,40 @@ def parse(*lines: str, nodes: str = ONE) -> Upstream:
     return parse_config("\n".join((TEXT, nodes, *lines)), name="t").upstreams["one"]
 
 
-def test_defaults() -> None:
-    upstream = parse()
+def upstream(**options: Any) -> Upstream:
+    return Upstream(**({"nodes": (NODE,)} | options))
 
-    assert upstream == Upstream(
+
+def faults(make: Any, **options: Any) -> list[tuple[str, str]]:
+    with pytest.raises(Invalid) as caught:
+        make(**options)
+    return list(caught.value.faults)
+
+
+def test_defaults() -> None:
+    """Whoever changes one changes what operators rely on."""
+    assert parse() == Upstream(
         nodes=(Node(address=Address("10.0.0.1", 6020), weight=1, backup=False, max_sessions=0),),
         balance="least_connections",
         hash_on="client",
         tls=None,
-        probe=Probe(kind="none", interval=2, down_interval=0.5, timeout=2, rise=1, fall=2),
+        probe=Probe(
+            kind="none",
+            interval=2,
+            down_interval=0.5,
+            timeout=2,
+            rise=1,
+            fall=2,
+            path=None,
+            host=None,
+            origin=None,
+            headers={},
+            status=(),
+            send="",
+            expect="",
+        ),
         rest=Rest(first=1, longest=30, failures=3, window=10),
-        hold=Hold(timeout=10, waiting=10_000, rate=200),
+        hold=Hold(timeout=10, waiting=100_000, rate=200),
         panic="try",
         slow_start=10,
         detect_drain=DetectDrain(closes=5, share=0.5, window=1, timeout=35),
@@ -53,6 +84,18 @@ def test_defaults() -> None:
         discovery=Discovery(shortest=1, longest=60, timeout=5, nameservers=()),
         unavailable_status=500,
     )
+    assert Rebalance() == Rebalance(tolerance=0.2, rate=10)
+    assert NodeTls() == NodeTls(ca_file=None, server_name=None, cert_file=None, key_file=None)
+
+
+def test_defaults_suit_each_other() -> None:
+    one = upstream()
+
+    # deepstream lingers for 30 s at most: a node is not used again while it does.
+    assert one.detect_drain.timeout > 30
+    # A node that rests for the first time may be asked again while its clients are held.
+    assert one.rest.first < one.hold.timeout
+    assert one.probe.down_interval < one.probe.interval
 
 
 def test_everything() -> None:
@@ -77,12 +120,301 @@ def test_everything() -> None:
     assert upstream.discovery.nameservers == (Address("10.0.0.2", 53), Address("::1", 53))
 
 
+# Bounds.
+
+
 @pytest.mark.parametrize(
-    ("kind", "target"),
-    [("deepstream", "/deepstream"), ("websocket", "/"), ("http", "/")],
+    ("kind", "field", "value", "reason"),
+    [
+        (Rest, "first", 0.0, "must be more than 0, not 0"),
+        (Rest, "window", 0.0, "must be more than 0, not 0"),
+        (Rest, "failures", 0, "must be from 1 to 2147483648, not 0"),
+        (Probe, "interval", 0.0, "must be more than 0, not 0"),
+        (Probe, "down_interval", -1.0, "must be more than 0, not -1"),
+        (Probe, "timeout", float("inf"), "must be finite: every wait has an end"),
+        (Probe, "rise", 0, "must be from 1 to 1000, not 0"),
+        (Probe, "fall", 1001, "must be from 1 to 1000, not 1001"),
+        (Hold, "timeout", -0.1, "must be from 0 to 3600, not -0.1"),
+        (Hold, "timeout", 3601.0, "must be from 0 to 3600, not 3601.0"),
+        (Hold, "waiting", 0, "must be from 1 to 2147483648, not 0"),
+        (Hold, "rate", 0.0, "must be from 0.1 to 1000000, not 0.0"),
+        (DetectDrain, "closes", -1, "must be from 0 to 2147483648, not -1"),
+        (DetectDrain, "share", 0.0, "must be from 0.01 to 1.0, not 0.0"),
+        (DetectDrain, "share", 1.5, "must be from 0.01 to 1.0, not 1.5"),
+        (DetectDrain, "window", 0.0, "must be more than 0, not 0"),
+        (DetectDrain, "timeout", 0.0, "must be more than 0, not 0"),
+        (Rebalance, "tolerance", 0.0, "must be from 0.01 to 10.0, not 0.0"),
+        (Rebalance, "tolerance", float("nan"), "must be from 0.01 to 10.0, not nan"),
+        (Rebalance, "rate", 0.0, "must be from 0.01 to 100000, not 0.0"),
+        (Discovery, "shortest", 0.0, "must be more than 0, not 0"),
+        (Discovery, "longest", -1.0, "must be more than 0, not -1"),
+        (Discovery, "timeout", 0.0, "must be more than 0, not 0"),
+        (upstream, "slow_start", -1.0, "must be from 0 to 3600, not -1.0"),
+        (upstream, "drain_rate", 0.0, "must be from 0.01 to 100000, not 0.0"),
+        (upstream, "max_session_age", -1.0, "must be from 0 to 100000000, not -1.0"),
+        (upstream, "unavailable_status", 404, "must be one of 500, 502, 503, 504, not 404"),
+        (upstream, "unavailable_status", 200, "must be one of 500, 502, 503, 504, not 200"),
+        (upstream, "unavailable_status", 501, "must be one of 500, 502, 503, 504, not 501"),
+    ],
 )
-def test_target_of_a_probe_without_a_path(kind: str, target: str) -> None:
-    assert parse(f'probe.kind = "{kind}"').probe.target == target
+def test_numbers_have_bounds(kind: Any, field: str, value: float, reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        kind(**{field: value})
+
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("weight", 0, "must be from 1 to 256, not 0"),
+        ("weight", 257, "must be from 1 to 256, not 257"),
+        ("max_sessions", -1, "must be from 0 to 2147483648, not -1"),
+        ("address", Address("n", 0), "a node needs a port"),
+    ],
+)
+def test_node_has_bounds(field: str, value: Any, reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Node(**({"address": NODE.address} | {field: value}))
+
+    assert str(caught.value) == reason
+
+
+# What contradicts what.
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "expected"),
+    [
+        (Rest, {"first": 2.0, "longest": 1.0}, ("longest", "must be at least first (2)")),
+        (Rest, {"longest": 0.5}, ("longest", "must be at least first (1)")),
+        (Discovery, {"shortest": 61.0}, ("longest", "must be at least shortest (61)")),
+        (NodeTls, {"cert_file": Path("c")}, ("", "cert_file and key_file belong together")),
+        (NodeTls, {"key_file": Path("k")}, ("", "cert_file and key_file belong together")),
+        (upstream, {"nodes": (NODE, NODE)}, ("nodes[1]", "is the same as nodes[0]")),
+        (
+            upstream,
+            {"nodes": (NODE, Node(address=NODE.address, weight=2, backup=True))},
+            ("nodes[1]", "is the same as nodes[0]"),
+        ),
+        (
+            upstream,
+            {"nodes": (Node(address=NODE.address, backup=True),)},
+            ("nodes", "are all backups: one has to be a node of the first choice"),
+        ),
+        *[
+            (
+                upstream,
+                {"nodes": (NODE, Node(address=address)), "tls": NodeTls()},
+                ("nodes[1]", "has no host name to check: tls needs server_name"),
+            )
+            for address in (Address(path="/s"), Address(srv="_a._tcp.b"))
+        ],
+    ],
+)
+def test_keys_that_contradict_each_other(
+    make: Any, options: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    assert faults(make, **options) == [expected]
+
+
+def test_all_faults_of_an_upstream_at_once() -> None:
+    socket = Node(address=Address(path="/s"), backup=True)
+
+    assert [key for key, _ in faults(upstream, nodes=(socket, socket), tls=NodeTls())] == [
+        "nodes[1]",
+        "nodes[0]",
+        "nodes[1]",
+        "nodes",
+    ]
+
+
+def test_keys_that_belong_together() -> None:
+    both = NodeTls(cert_file=Path("c"), key_file=Path("k"), server_name="Node.Example")
+    nodes = (Node(address=Address(path="/s")), Node(address=Address(srv="_a._tcp.b")), NODE)
+
+    assert both.server_name == "node.example"
+    assert upstream(nodes=nodes, tls=both).tls is both
+    assert upstream(nodes=(NODE, Node(address=Address("b", 1), backup=True))).nodes[1].backup
+    assert Rest(first=3.0, longest=3.0).longest == 3.0
+    assert Discovery(shortest=9.0, longest=9.0).longest == 9.0
+
+
+# What single keys may hold.
+
+
+@pytest.mark.parametrize("name", [".example", "a:443", "*.example", "[::1]"])
+def test_server_name_is_a_host(name: str) -> None:
+    with pytest.raises(ValueError, match="must be a host name"):
+        NodeTls(server_name=name)
+
+
+@pytest.mark.parametrize(
+    "source", ["client", "header:X-User", "cookie:session", "query:id", "header:x_y.z"]
+)
+def test_hash_sources(source: str) -> None:
+    assert upstream(hash_on=source).hash_on == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "client:",
+        "client:x",
+        "Client",
+        "header",
+        "header:",
+        "header:a b",
+        "header:a:b",
+        "cookie:a=b",
+        "query:ä",
+        "body:x",
+        ":x",
+        "header:a\n",
+    ],
+)
+def test_what_cannot_be_hashed_on(source: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        upstream(hash_on=source)
+
+    assert str(caught.value) == f"{SOURCE} {source!r}"
+
+
+@pytest.mark.parametrize(
+    ("server", "good"),
+    [
+        ("10.0.0.2:53", True),
+        ("[::1]:5353", True),
+        ("10.0.0.2:0", False),
+        ("ns.example:53", False),
+        ("unix:/run/dns", False),
+        ("srv:_dns._tcp.example", False),
+    ],
+)
+def test_name_servers_are_addresses(server: str, *, good: bool) -> None:
+    servers = (Address("127.0.0.1", 53), Address.parse(server))
+    if good:
+        assert Discovery(nameservers=servers).nameservers == servers
+        return
+    with pytest.raises(ValueError) as caught:
+        Discovery(nameservers=servers)
+
+    assert str(caught.value) == (
+        f'must be IP addresses with a port, like "10.0.0.2:53", not "{server}"'
+    )
+
+
+# Probes.
+
+
+#: A value for each key of a probe that is not for all kinds.
+PROBE_VALUES: dict[str, Any] = {
+    "path": "/x",
+    "host": "h",
+    "origin": "https://o",
+    "headers": {"X": "y"},
+    "status": (200,),
+    "send": "ping",
+    "expect": "pong",
+}
+#: Which of them mean something to which kind.
+PROBE_KEYS: dict[ProbeKind, set[str]] = {
+    "none": set(),
+    "tcp": set(),
+    "mqtt": set(),
+    "http": {"path", "host", "origin", "headers", "status", "expect"},
+    "websocket": {"path", "host", "origin", "headers", "send", "expect"},
+    "deepstream": {"path", "host", "origin", "headers"},
+}
+
+
+def test_every_kind_of_probe_is_known() -> None:
+    assert set(PROBE_KEYS) == set(KINDS)
+
+
+@pytest.mark.parametrize("key", PROBE_VALUES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_probe_keys_that_mean_nothing(kind: ProbeKind, key: str) -> None:
+    options = {key: PROBE_VALUES[key]}
+    if key in PROBE_KEYS[kind]:
+        assert getattr(Probe(kind=kind, **options), key) == PROBE_VALUES[key]
+    else:
+        assert faults(Probe, kind=kind, **options) == [
+            (key, f"means nothing to a probe of kind {kind!r}")
+        ]
+
+
+def test_all_probe_keys_that_mean_nothing_at_once() -> None:
+    assert [key for key, _ in faults(Probe, kind="deepstream", **PROBE_VALUES)] == [
+        "status",
+        "send",
+        "expect",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_of_any_kind_of_probe(kind: ProbeKind) -> None:
+    assert Probe(kind=kind, interval=1.0, down_interval=1.0, timeout=1.0, rise=3, fall=3).rise == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "target"),
+    [
+        ("deepstream", None, "/deepstream"),
+        ("deepstream", "/other", "/other"),
+        ("websocket", None, "/"),
+        ("http", None, "/"),
+        ("http", "/health-check", "/health-check"),
+        ("http", "/health?deep=1", "/health?deep=1"),
+        ("tcp", None, "/"),
+    ],
+)
+def test_target_of_a_probe(kind: ProbeKind, path: str | None, target: str) -> None:
+    assert Probe(kind=kind, path=path).target == target
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"path": ""}, "must start with /, not ''"),
+        ({"path": "x"}, "must start with /, not 'x'"),
+        *[
+            ({"path": path}, f"{path!r} cannot be in a request's target")
+            for path in ("/a b", "/a#b", "/ä", "/a\r\nX: y", "/\x7f")
+        ],
+        *[
+            ({key: text}, f"cannot be sent in a header: {text!r}")
+            for key in ("host", "origin")
+            for text in ("", "a b", "a\r\nX: y", "ä")
+        ],
+        *[
+            ({"headers": {"A": "b", name: text}}, f"cannot be sent as a header: {name!r}")
+            for name, text in [("", "x"), ("a b", "x"), ("a:", "x"), ("X", "a\r\nb"), ("X", "ä")]
+        ],
+        *[
+            (
+                {"headers": {name: "x"}},
+                f"is set by the probe itself, or by a key of its own: {name!r}",
+            )
+            for name in ("Host", "origin", "Upgrade", "Sec-WebSocket-Key", "Content-Length")
+        ],
+    ],
+)
+def test_what_a_probe_cannot_send(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Probe(kind="http", **options)
+
+    assert str(caught.value) == reason
+
+
+def test_what_a_probe_can_send() -> None:
+    headers = {"Authorization": "Bearer a b=c", "X-Empty": ""}
+
+    assert Probe(kind="http", host="[::1]:80", origin="null", headers=headers).headers == headers
+
+
+# Faults of a file, with their keys.
 
 
 SOURCE = 'must be "client", "header:NAME", "cookie:NAME" or "query:NAME", not'

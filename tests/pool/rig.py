@@ -4,19 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
+from proxy.config.upstream import Balance, Probe, ProbeKind
 from proxy.config.upstream import Node as NodeConfig
-from proxy.config.upstream import Probe, ProbeKind
 from proxy.config.upstream import Upstream as UpstreamConfig
+from proxy.errors import (
+    BadResponse,
+    BadUpgradeResponse,
+    DialError,
+    DialRefused,
+    DialTimeout,
+    DnsError,
+    NodeError,
+    NodeTlsError,
+    NodeUnwilling,
+    ResponseTimeout,
+)
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 
 #: Clocks do not start at 0.
 NOW = 1000.0
+
+BALANCES: tuple[Balance, ...] = get_args(Balance)
+#: How asking a node may fail: it was not reached, or it was and did not do well.
+UNREACHABLE: list[type[NodeError]] = [DialError, DialRefused, DialTimeout, NodeTlsError, DnsError]
+BROKEN: list[type[NodeError]] = [BadResponse, BadUpgradeResponse, NodeUnwilling, ResponseTimeout]
+#: Nodes that are names.
+NAME = NodeConfig(address=Address("cluster.example", 6020), weight=2)
+OTHER_NAME = NodeConfig(address=Address(srv="_deepstream._tcp.cluster.example"))
 
 weights = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 

@@ -93,8 +93,10 @@ def test_a_thousand_are_let_go_at_the_pace() -> None:
     line.join(*range(1000))
     now, let_go = NOW, list[float]()
     while len(line.queue):
-        let_go += [now] * line.queue.release(now, ANY_ROOM)
+        released = line.queue.release(now, ANY_ROOM)
+        assert released
         assert line.queue.release(now, ANY_ROOM) == 0
+        let_go += [now] * released
         now += line.queue.wait(now)
 
     assert line.told == list(range(1000))
@@ -102,6 +104,19 @@ def test_a_thousand_are_let_go_at_the_pace() -> None:
     assert let_go[-1] - NOW == pytest.approx(990 / 200, rel=0.01)
     for since in let_go:
         assert sum(since <= at < since + 1 for at in let_go) <= 210
+
+
+def test_each_node_is_met_by_its_part_only() -> None:
+    """So with more nodes more may go."""
+    line = Line(rate=100)
+    line.join(*range(100))
+    counts = [
+        line.queue.release(NOW + after, ANY_ROOM, nodes)
+        for after, nodes in [(0, 1), (1, 4), (2, 2), (3, 1)]
+    ]
+
+    assert counts == [5, 20, 10, 5]
+    assert line.told == list(range(40))
 
 
 def test_all_at_once_when_there_is_nothing_to_wait_for() -> None:
@@ -154,9 +169,13 @@ def test_others_still_wait_if_telling_one_fails() -> None:
 class HoldMachine(RuleBasedStateMachine):
     """Anybody comes and goes, room comes and goes, time passes; a list is what should be."""
 
-    @initialize(waiting=st.integers(1, 6), rate=st.sampled_from([0.5, 3.0, 10.0, 50.0, 1000.0]))
-    def begin(self, waiting: int, rate: float) -> None:
-        self.rate, self.limit = rate, waiting
+    @initialize(
+        waiting=st.integers(1, 6),
+        rate=st.sampled_from([0.5, 3.0, 10.0, 50.0, 1000.0]),
+        nodes=st.integers(1, 3),
+    )
+    def begin(self, waiting: int, rate: float, nodes: int) -> None:
+        self.limit, self.nodes, self.rate = waiting, nodes, rate * nodes
         self.line = Line(waiting=waiting, rate=rate)
         self.now = NOW
         self.waiting: list[int] = []
@@ -186,23 +205,27 @@ class HoldMachine(RuleBasedStateMachine):
     @rule(pause=st.sampled_from([0.0, 0.001, 0.02, 0.3, 5.0]), room=st.integers(0, 8))
     def release(self, pause: float, room: int) -> None:
         self.now += pause
-        count = self.line.queue.release(self.now, room)
+        count = self.line.queue.release(self.now, room, self.nodes)
         assert count <= min(room, len(self.waiting))
+        rested = self.now - self.let_go[-1][0] if self.let_go else 1e9
+        if room and self.waiting and self.rate * rested > 1.001:
+            assert count
+        self._let_go(count)
+
+    def _let_go(self, count: int) -> None:
         self._leave_in_order(count)
         self.let_go.append((self.now, count))
-        burst = max(1.0, self.rate / 20)
         total = 0
         for at, some in reversed(self.let_go):
             total += some
-            assert total <= burst + self.rate * (self.now - at) + 1e-6
+            assert total <= max(1.0, self.rate / 20) + self.rate * (self.now - at) + 1e-6
 
     @rule()
     def wait_as_long_as_told(self) -> None:
         self.now += self.line.queue.wait(self.now)
-        count = self.line.queue.release(self.now, 1)
+        count = self.line.queue.release(self.now, 1, self.nodes)
         assert count == min(1, len(self.waiting))
-        self._leave_in_order(count)
-        self.let_go.append((self.now, count))
+        self._let_go(count)
 
     @rule()
     def release_all(self) -> None:

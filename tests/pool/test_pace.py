@@ -41,6 +41,19 @@ def test_what_may_go(rate: float, steps: list[tuple[float, int, int]]) -> None:
         assert pace.take(NOW + after, wanted) == taken
 
 
+def test_the_rate_may_change() -> None:
+    pace = Pace(100)
+    assert pace.take(NOW, 10**6) == 5
+    pace.rate = 1000
+    assert pace.take(NOW + 0.0101, 10**6) == 10
+    assert pace.wait(NOW + 0.0101) == pytest.approx(0.0009, abs=1e-5)
+    # What was saved up at the higher rate is not kept.
+    pace.rate = 100
+    assert pace.take(NOW + 10, 10**6) == 5
+    pace.rate = 1
+    assert pace.wait(NOW + 10) == pytest.approx(1, abs=1e-5)
+
+
 def test_nobody_has_to_wait_while_some_may_go() -> None:
     pace = Pace(200)
 

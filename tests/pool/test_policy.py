@@ -291,6 +291,21 @@ def test_equals_are_drawn_by_lot() -> None:
     assert all(turns[name] == pytest.approx(500, rel=0.15) for name in "ABCD")
 
 
+def test_both_are_drawn_by_their_shares() -> None:
+    # As loaded as each other, so that the first that is drawn is chosen.
+    nodes = make_nodes([8, 1, 1])
+    put_sessions(nodes, [7, 0, 0])
+    turns = Counter(pick(random_two, nodes, seed=seed) for seed in range(1000))
+    assert turns["A"] == pytest.approx(800, rel=0.05)
+
+    # The first is nearly always A, the worst, so that the second is chosen.
+    nodes = make_nodes([256, 4, 1])
+    put_sessions(nodes, [5000, 3, 0])
+    turns = Counter(pick(random_two, nodes, seed=seed) for seed in range(1000))
+    assert turns["A"] == 0
+    assert turns["B"] == pytest.approx(800, rel=0.05)
+
+
 @pytest.mark.parametrize("weights", [[1, 1], [1, 2, 3], [1, 1, 1, 1, 1, 1], [5, 1, 1, 1]])
 @pytest.mark.parametrize("seed", range(3))
 def test_share_by_lot_follows_weight(weights: list[int], seed: int) -> None:

@@ -4,56 +4,34 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
-from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    multiple,
-    precondition,
-    rule,
-)
 
 from proxy.config.address import Address
-from proxy.config.upstream import Balance, DetectDrain, Rest
+from proxy.config.upstream import Balance, Hold, Rest
 from proxy.config.upstream import Node as NodeConfig
-from proxy.errors import (
-    BadResponse,
-    BadUpgradeResponse,
-    ClosedEarly,
-    DialError,
-    DialRefused,
-    DialTimeout,
-    DnsError,
-    NodeError,
-    NodeTlsError,
-    NodeUnwilling,
-    ResponseTimeout,
-)
+from proxy.errors import ClosedEarly, DialRefused, NodeError
 from proxy.pool.node import FIRST_SHARE, Admin, Lease, Node
 from proxy.pool.upstream import Upstream, needs_resolving
 
-from .rig import NOW, address, make_upstream, node_config, probe, weights
-
-BALANCES: tuple[Balance, ...] = get_args(Balance)
-UNREACHABLE: list[type[NodeError]] = [DialError, DialRefused, DialTimeout, NodeTlsError, DnsError]
-BROKEN: list[type[NodeError]] = [
-    BadResponse,
-    BadUpgradeResponse,
-    NodeUnwilling,
-    ResponseTimeout,
-]
-NAME = NodeConfig(address=Address("cluster.example", 6020), weight=2)
-OTHER_NAME = NodeConfig(address=Address(srv="_deepstream._tcp.cluster.example"))
+from .rig import (
+    BALANCES,
+    BROKEN,
+    NAME,
+    NOW,
+    OTHER_NAME,
+    UNREACHABLE,
+    address,
+    make_upstream,
+    node_config,
+    probe,
+    weights,
+)
 
 
 def refuse(upstream: Upstream, *nodes: Node, now: float = NOW) -> None:
@@ -416,9 +394,47 @@ def test_last_resort_is_whose_failure_is_the_oldest() -> None:
 
     assert upstream.choose(NOW + 0.3) is None
     assert upstream.last_resort(NOW + 0.3) is second
-    assert upstream.last_resort(NOW + 0.3, [second]) is third
-    assert upstream.last_resort(NOW + 0.3, [second, third]) is first
-    assert upstream.last_resort(NOW + 0.3, upstream.nodes) is None
+    assert upstream.last_resort(NOW + 0.5, [second]) is third
+    assert upstream.last_resort(NOW + 0.7, [second, third]) is first
+    assert upstream.last_resort(NOW + 0.9, upstream.nodes) is None
+
+
+def test_last_resorts_are_few() -> None:
+    """All that have waited in vain have done so together; one of them is enough to find out."""
+    upstream = make_upstream(1)
+    refuse(upstream, *upstream.nodes)
+    tries = [upstream.last_resort(NOW + 0.001 * step) for step in range(1000)]
+
+    assert 9 <= sum(node is not None for node in tries) <= 11
+
+
+def test_new_requests_queue_when_all_nodes_have_just_come_back() -> None:
+    upstream = make_upstream(1, 1, hold=Hold(rate=20.0), slow_start=10.0)
+    refuse(upstream, *upstream.nodes)
+    for node in upstream.nodes:
+        node.answered(NOW + 5)
+
+    # 20 a second to each of two nodes, so many as a twentieth of a second is worth at once.
+    assert [upstream.admits(NOW + 5) for _ in range(4)] == [True, True, False, False]
+    assert sum(upstream.admits(NOW + 5 + 0.01 * step) for step in range(101)) == pytest.approx(
+        40, abs=2
+    )
+    assert all(upstream.admits(NOW + 16) for _ in range(100))
+
+
+def test_new_requests_do_not_queue_while_one_node_was_there_all_the_time() -> None:
+    upstream = make_upstream(1, 1, hold=Hold(rate=20.0), slow_start=10.0)
+    refuse(upstream, upstream.nodes[0])
+    upstream.nodes[0].answered(NOW + 5)
+
+    assert all(upstream.admits(NOW + 5) for _ in range(100))
+
+
+def test_new_requests_queue_behind_those_who_wait() -> None:
+    upstream = make_upstream(1)
+    upstream.hold.join(lambda: None)
+
+    assert not upstream.admits(NOW)
 
 
 def test_last_resort_is_another_after_it_failed() -> None:
@@ -426,7 +442,7 @@ def test_last_resort_is_another_after_it_failed() -> None:
     upstream = make_upstream(1, 1, 1)
     refuse(upstream, *upstream.nodes)
     tried = []
-    for after in (0.1, 0.2, 0.3, 0.4):
+    for after in (0.2, 0.4, 0.6, 0.8):
         node = upstream.last_resort(NOW + after)
         assert node is not None
         tried.append(upstream.nodes.index(node))
@@ -564,6 +580,42 @@ def test_waiters_are_let_go_into_the_room_there_is() -> None:
     assert gone == [0, 1]
 
 
+def test_as_many_are_let_go_as_there_are_nodes_for() -> None:
+    upstream = make_upstream(1, 1, 1, hold=Hold(rate=100))
+    gone: list[int] = []
+    for number in range(100):
+        upstream.hold.join(partial(gone.append, number))
+    refuse(upstream, *upstream.nodes)
+    refuse(upstream, upstream.nodes[2], now=NOW + 1.5)
+
+    # Nobody, until one may be asked.
+    assert upstream.release(NOW) == 1
+    assert gone == []
+    # Two of them, each at its rate.
+    assert upstream.release(NOW + 1) == pytest.approx(1 / 200, abs=1e-5)
+    assert gone == list(range(10))
+    now = NOW + 1
+    while now < NOW + 1.3:
+        now += upstream.release(now)
+    assert len(gone) == pytest.approx(70, abs=1)
+
+    upstream.hold.release_all()
+    assert upstream.release(NOW + 2) == math.inf
+
+
+def test_nobody_is_let_go_where_there_is_no_room() -> None:
+    upstream = make_upstream(node_config(0, max_sessions=2))
+    gone: list[int] = []
+    for number in range(9):
+        upstream.hold.join(partial(gone.append, number))
+
+    upstream.release(NOW)
+    assert gone == [0, 1]
+    hold_all(upstream, 2)
+    assert upstream.release(NOW + 10) == math.inf
+    assert gone == [0, 1]
+
+
 # Names.
 
 
@@ -577,6 +629,7 @@ def test_waiters_are_let_go_into_the_room_there_is() -> None:
         ("localhost:80", True),
         ("node-1.example.org:80", True),
         ("10.0.0.1.example:80", True),
+        ("10.0.0.256:80", True),
         ("srv:_deepstream._tcp.example.org", True),
     ],
 )
@@ -751,286 +804,3 @@ def test_node_that_comes_back_gets_its_sessions_over_the_slow_start(balance: Bal
     assert seen[1500] <= 0.40 * 500 + 10
     assert seen[2999] == pytest.approx(250, rel=0.1)
     assert all(other - one <= 1 for one, other in itertools.pairwise(seen))
-
-
-pauses = st.sampled_from([0.0, 0.05, 0.3, 1.0, 3.0, 20.0, 60.0])
-
-
-class PoolMachine(RuleBasedStateMachine):
-    """Sessions, failures, probes, operators, names and time, in any order."""
-
-    leases = Bundle("leases")
-
-    @initialize(
-        balance=st.sampled_from(BALANCES),
-        kind=st.sampled_from(["none", "tcp"]),
-        fixed=st.lists(
-            st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=4
-        ),
-        slow_start=st.sampled_from([0.0, 10.0]),
-        fall=st.integers(1, 2),
-    )
-    def begin(
-        self,
-        balance: Balance,
-        kind: str,
-        fixed: list[tuple[int, bool, int]],
-        slow_start: float,
-        fall: int,
-    ) -> None:
-        configs = [
-            # The first is no backup: one has to be a node of the first choice.
-            node_config(index, weight=weight, backup=backup and index > 0, max_sessions=limit)
-            for index, (weight, backup, limit) in enumerate(fixed)
-        ]
-        self.upstream = make_upstream(
-            *configs,
-            NAME,
-            OTHER_NAME,
-            balance=balance,
-            probe=probe(kind, rise=2, fall=fall),  # type: ignore[arg-type]
-            rest=Rest(failures=2),
-            detect_drain=DetectDrain(closes=3),
-            slow_start=slow_start,
-        )
-        self.now = NOW
-        #: What should be: leases not yet released, the operator's will, and the names' addresses.
-        self.held: Counter[Node] = Counter()
-        self.admin: dict[Node, Admin] = {}
-        self.answers: dict[Address, set[Address]] = {}
-        self.draining_until: dict[Node, float] = {}
-        self.seen = set(self.upstream.nodes)
-        self.told = False
-        self.upstream.changed = self._tell
-        # Somebody always waits, so that he must be told of room.
-        self.upstream.hold.join(lambda: None)
-
-    def _tell(self) -> None:
-        self.told = True
-
-    def may_be_asked(self, tried: Iterable[Node] = ()) -> set[Node]:
-        """Return who should be a candidate."""
-        up = [node for node in self.upstream.nodes if node.state(self.now) == "up"]
-        first = [node for node in up if not node.config.backup]
-        return {
-            node
-            for node in first or up
-            if not (limit := node.config.max_sessions) or self.held[node] < limit
-            if node not in set(tried)
-        }
-
-    @contextmanager
-    def noticing(self) -> Iterator[None]:
-        """Check that whoever waits hears of it when there is room where there was none."""
-        before, self.told = self.may_be_asked(), False
-        yield
-        if not before and self.may_be_asked():
-            assert self.told
-
-    def pick(self, index: int) -> Node:
-        return self.upstream.nodes[index % len(self.upstream.nodes)]
-
-    def has_nodes(self) -> bool:
-        return bool(self.upstream.nodes)
-
-    @rule(target=leases, tries=st.integers(1, 3), key=st.binary(max_size=2))
-    def ask(self, tries: int, key: bytes) -> object:
-        """One request, which asks up to so many nodes and holds on to the last."""
-        tried: list[Node] = []
-        node = None
-        for _ in range(tries):
-            expected = self.may_be_asked(tried)
-            assert self.upstream.any_left(self.now, tried) == bool(expected)
-            chosen = self.upstream.choose(self.now, tried, key)
-            assert (chosen is None) == (not expected)
-            if chosen is None:
-                break
-            assert chosen in expected
-            self.check_takes(chosen)
-            node = chosen
-            tried.append(node)
-        return multiple() if node is None else self.hold(node)
-
-    def check_takes(self, node: Node) -> None:
-        """Check by what was told to the pool, not by what it says."""
-        assert self.admin.get(node, "ready") == "ready"
-        assert self.is_wanted(node)
-        assert self.now >= self.draining_until.get(node, 0.0)
-        assert self.now >= node.health.rests_until
-        assert node.health.state == "up"
-        limit = node.config.max_sessions
-        assert not limit or self.held[node] < limit
-        if node.config.backup:
-            assert not any(
-                other.takes(self.now) for other in self.upstream.nodes if not other.config.backup
-            )
-
-    def is_wanted(self, node: Node) -> bool:
-        if not needs_resolving(node.config.address):
-            return True
-        return any(node.address in answer for answer in self.answers.values())
-
-    def hold(self, node: Node) -> Lease:
-        self.held[node] += 1
-        return node.lease()
-
-    @rule(target=leases)
-    def ask_as_the_last_resort(self) -> object:
-        node = self.upstream.last_resort(self.now)
-        if node is None:
-            return multiple()
-        assert node.state(self.now) in ("up", "unknown", "down", "resting")
-        assert node.room
-        oldest = node.health.failed_at
-        for other in self.upstream.nodes:
-            if other.state(self.now) in ("up", "unknown", "down", "resting") and other.room:
-                assert other.drain.draining(self.now) or other.health.failed_at >= oldest
-        return self.hold(node)
-
-    @rule(lease=leases)
-    def release(self, lease: Lease) -> None:
-        """Some are released again and again."""
-        with self.noticing():
-            if lease.node is not None:
-                self.held[lease.node] -= 1
-            lease.release()
-            assert lease.node is None
-
-    @rule(lease=leases, error=st.sampled_from([*UNREACHABLE, *BROKEN, ClosedEarly]))
-    def fail(self, lease: Lease, error: type[NodeError]) -> None:
-        node = lease.node
-        if node is None:
-            return
-        with self.noticing():
-            was = node.state(self.now)
-            self.upstream.note(node, error(node.name), self.now)
-        assert node.health.suspect
-        assert self.told
-        if error in UNREACHABLE:
-            assert not node.takes(self.now)
-            self.draining_until.pop(node, None)
-        elif error is ClosedEarly:
-            assert node.state(self.now) == was
-
-    @rule(lease=leases, seconds=st.none() | st.floats(0, 5))
-    def answer(self, lease: Lease, seconds: float | None) -> None:
-        if lease.node is not None:
-            with self.noticing():
-                lease.node.answered(self.now, seconds)
-            assert lease.node.health.state != "down"
-
-    @precondition(lambda self: self.has_nodes())
-    @rule(
-        index=st.integers(0, 9),
-        result=st.sampled_from([None, *UNREACHABLE[:2], ResponseTimeout, BadResponse]),
-    )
-    def be_probed(self, index: int, result: type[NodeError] | None) -> None:
-        node = self.pick(index)
-        if self.upstream.config.probe.kind == "none":
-            return
-        with self.noticing():
-            error = None if result is None else result(node.name)
-            node.probed(self.now, well=result is None, error=error)
-        assert not node.health.suspect
-        if result in UNREACHABLE and self.draining_until.pop(node, 0.0) > self.now:
-            assert not node.takes(self.now)
-
-    @precondition(lambda self: self.has_nodes())
-    @rule(index=st.integers(0, 9), admin=st.sampled_from(["ready", "ready", "drain", "down"]))
-    def be_told_by_hand(self, index: int, admin: Admin) -> None:
-        node = self.pick(index)
-        with self.noticing():
-            self.upstream.set_admin(node, admin, self.now)
-        self.admin[node] = admin
-
-    @precondition(lambda self: self.has_nodes())
-    @rule(
-        index=st.integers(0, 9),
-        count=st.integers(1, 6),
-        code=st.sampled_from([1000, 1001, 1005, 1008]),
-    )
-    def close(self, index: int, count: int, code: int) -> None:
-        node = self.pick(index)
-        with self.noticing():
-            for _ in range(count):
-                was = node.drain.draining(self.now)
-                if self.upstream.closed_by_node(node, code, self.now):
-                    assert not was
-                    assert code != 1008
-                    assert len(self.upstream.nodes) > 1
-                    assert not node.takes(self.now)
-                    self.draining_until[node] = self.now + 35
-
-    @rule(
-        config=st.sampled_from([NAME, OTHER_NAME]),
-        indices=st.lists(st.integers(2, 7), max_size=4),
-    )
-    def resolve(self, config: NodeConfig, indices: list[int]) -> None:
-        addresses = [address(index) for index in indices]
-        before = self.there()
-        with self.noticing():
-            self.answers[config.address] = set(addresses)
-            new = self.upstream.resolved(config, addresses, self.now)
-        assert new == (self.there() != before)
-        self.seen |= set(self.upstream.nodes)
-        # An operator's will is forgotten with the node.
-        self.admin = {node: self.admin.get(node, "ready") for node in self.upstream.nodes}
-
-    @rule()
-    def forget(self) -> None:
-        self.upstream.forget_gone()
-        assert all(node.sessions for node in self.upstream.nodes if node.gone)
-
-    def there(self) -> set[Address]:
-        return {node.address for node in self.upstream.nodes if not node.gone}
-
-    @rule(pause=pauses)
-    def let_time_pass(self, pause: float) -> None:
-        """Nobody may be asked earlier than was said, if nothing else happens."""
-        before, then = self.may_be_asked(), self.upstream.next_change(self.now)
-        assert then > self.now
-        until = self.now + pause
-        for at in (self.now + 0.5 * (min(until, then) - self.now), math.nextafter(then, 0)):
-            if at <= until:
-                self.now = at
-                assert self.may_be_asked() == before
-        self.now = until
-
-    @invariant()
-    def leases_are_counted(self) -> None:
-        for node in getattr(self, "seen", ()):
-            assert node.sessions == self.held[node] >= 0
-
-    @invariant()
-    def nodes_are_those_of_the_configuration_and_the_names(self) -> None:
-        if not hasattr(self, "upstream"):
-            return
-        nodes = self.upstream.nodes
-        fixed = {n.address for n in self.upstream.config.nodes if not needs_resolving(n.address)}
-        wanted = fixed.union(*self.answers.values())
-        assert len({node.address for node in nodes}) == len(nodes)
-        assert self.there() == wanted
-        # A node that is forgotten is one that nobody holds.
-        for node in self.seen:
-            assert node in nodes or not self.held[node]
-
-    @invariant()
-    def what_is_told_is_so(self) -> None:
-        if not hasattr(self, "upstream"):
-            return
-        room = 0
-        for node in self.upstream.nodes:
-            told = node.statistics(self.now)
-            assert node.takes(self.now) == (told.state == "up")
-            assert 0 < told.share <= 1
-            if told.state == "up":
-                assert self.now >= self.draining_until.get(node, 0.0)
-        for node in self.may_be_asked():
-            room += node.room
-        assert self.upstream.room(self.now) == room
-        nobody = dict(self.upstream.nobody(self.now).headers)
-        assert 1 <= int(nobody[b"Retry-After"]) <= 30
-
-
-TestPoolMachine: Callable[[], object] = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=100, stateful_step_count=40)  # type: ignore[attr-defined]
