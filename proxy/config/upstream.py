@@ -84,6 +84,12 @@ def _one_word(_: object, __: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"cannot be sent in a header: {value!r}")
 
 
+def _statuses(_: object, __: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
+    for status in value:
+        if not 200 <= status <= 599:
+            raise ValueError(f"must be from 200 to 599, not {status}")
+
+
 def _request_target(_: object, __: attrs.Attribute[Any], value: str) -> None:
     if not value.startswith("/"):
         raise ValueError(f"must start with /, not {value!r}")
@@ -170,7 +176,7 @@ class Probe:
     host: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     origin: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     headers: dict[str, str] = attrs.field(factory=dict, validator=_header_fields)
-    status: tuple[int, ...] = ()
+    status: tuple[int, ...] = attrs.field(default=(), validator=_statuses)
     send: str = ""
     expect: str = ""
 
@@ -284,6 +290,9 @@ class Upstream:
                 for i, node in enumerate(self.nodes)
                 if node.address.path or node.address.srv
             ]
+        if self.rebalance is not None and self.balance in ("hash", "least_latency"):
+            reason = f"would move sessions for ever: {self.balance!r} sends them back"
+            faults.append(("rebalance", reason))
         if all(node.backup for node in self.nodes):
             faults.append(("nodes", "are all backups: one has to be a node of the first choice"))
         if faults:

@@ -18,26 +18,29 @@ PERSONAL: Final = frozenset((1002, 1003, 1007, 1008, 1009, 1010))
 
 
 class DrainDetector:
-    """One node's Closes of late, counted in slices of the window."""
+    """One node's Closes of late, and what it had, counted in slices of the window."""
 
     def __init__(self, config: DetectDrain) -> None:
         self._config = config
-        self._slices = [0] * _SLICES
+        self._closes = [0] * _SLICES
+        self._sessions = [0] * _SLICES
         self._latest = 0
         self._since: float | None = None
 
     def closed_by_node(self, now: float, code: int, sessions: int) -> bool:
-        """Count a Close that the node sent first, with `sessions` it has left.
+        """Count a Close that the node sent first, of a session that is one of `sessions`.
 
-        Returns whether that makes it a draining node.
+        Those that it closed just before may still be among them, or not: what it had is the most
+        that was seen within the window.  Returns whether this makes it a draining node.
         """
         if not self._config.closes or code in PERSONAL:
             return False
         self._advance(now)
-        self._slices[self._latest % _SLICES] += 1
-        closes = sum(self._slices)
-        enough = max(self._config.closes, self._config.share * (sessions + closes))
-        if closes < enough or self.draining(now):
+        place = self._latest % _SLICES
+        self._closes[place] += 1
+        self._sessions[place] = max(self._sessions[place], sessions)
+        enough = max(self._config.closes, self._config.share * max(self._sessions))
+        if sum(self._closes) < enough or self.draining(now):
             return False
         self._since = now
         return True
@@ -52,10 +55,12 @@ class DrainDetector:
     def over(self) -> None:
         """Forget it all: the node has gone."""
         self._since = None
-        self._slices = [0] * _SLICES
+        self._closes = [0] * _SLICES
+        self._sessions = [0] * _SLICES
 
     def _advance(self, now: float) -> None:
         latest = int(now / self._config.window * _SLICES)
         for passed in range(min(latest - self._latest, _SLICES)):
-            self._slices[(latest - passed) % _SLICES] = 0
+            self._closes[(latest - passed) % _SLICES] = 0
+            self._sessions[(latest - passed) % _SLICES] = 0
         self._latest = max(self._latest, latest)

@@ -115,7 +115,7 @@ class Upstream:
         ]
         if not least_bad or not self._last_resorts.take(now, 1):
             return None
-        return min(least_bad, key=lambda node: node.health.failed_at)
+        return min(least_bad, key=lambda node: (node.backup, node.health.failed_at))
 
     def note(self, node: Node, error: NodeError, now: float) -> None:
         """Take notice of how asking a node failed."""
@@ -131,7 +131,7 @@ class Upstream:
 
         The only node of an upstream never is: better a dying node than none.
         """
-        if len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions - 1):
+        if len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions):
             # The backups may be asked now.
             self.changed()
             return True

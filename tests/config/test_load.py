@@ -87,7 +87,7 @@ FULL: dict[str, Any] = {
                 {"address": "[::1]:6021", "weight": 2, "max_sessions": 9, "backup": True},
                 "srv:_deepstream._tcp.example.org",
             ],
-            "balance": "hash",
+            "balance": "random_two",
             "hash_on": "cookie:session",
             "tls": {
                 "ca_file": "cert.pem",
@@ -223,7 +223,7 @@ def test_full(folder: Path) -> None:
             Node(address=Address("::1", 6021), weight=2, max_sessions=9, backup=True),
             Node(address=Address(srv="_deepstream._tcp.example.org")),
         ),
-        balance="hash",
+        balance="random_two",
         hash_on="cookie:session",
         tls=NodeTls(
             ca_file=folder / "cert.pem",

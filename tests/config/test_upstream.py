@@ -100,7 +100,7 @@ def test_defaults_suit_each_other() -> None:
 
 def test_everything() -> None:
     upstream = parse(
-        'balance = "hash"',
+        'balance = "random_two"',
         'hash_on = "cookie:sid"',
         'probe = { kind = "http", path = "/ready?full=1", host = "h", origin = "https://o",'
         ' headers = { X-A = "b" }, status = [200, 204], expect = "ok" }',
@@ -432,6 +432,16 @@ SOURCE = 'must be "client", "header:NAME", "cookie:NAME" or "query:NAME", not'
         ("hold.waiting = 0", "hold.waiting", "must be from 1 to 2147483648, not 0"),
         ("slow_start = nan", "slow_start", "must be from 0 to 3600, not nan"),
         ("detect_drain.share = 0", "detect_drain.share", "must be from 0.01 to 1.0, not 0.0"),
+        (
+            'balance = "hash"\nrebalance = {}',
+            "rebalance",
+            "would move sessions for ever: 'hash' sends them back",
+        ),
+        (
+            'probe = { kind = "http", status = [99] }',
+            "probe.status",
+            "must be from 200 to 599, not 99",
+        ),
         ("rebalance.rate = 0", "rebalance.rate", "must be from 0.01 to 100000, not 0.0"),
         ("rest.longest = 0.5", "rest.longest", "must be at least first (1)"),
         ("discovery.longest = 0.5", "discovery.longest", "must be at least shortest (1)"),

@@ -119,6 +119,17 @@ def test_each_node_is_met_by_its_part_only() -> None:
     assert line.told == list(range(40))
 
 
+def test_who_comes_new_is_let_through_at_the_pace() -> None:
+    line = Line(rate=100)
+    assert [line.queue.admit(NOW, 1) for _ in range(9)].count(True) == 5
+    assert [line.queue.admit(NOW + 1, 4) for _ in range(99)].count(True) == 20
+
+    # Not past those who wait, and at no cost to them.
+    line.join(*range(9))
+    assert not any(line.queue.admit(NOW + 2, 1) for _ in range(9))
+    assert line.queue.release(NOW + 2, ANY_ROOM) == 5
+
+
 def test_all_at_once_when_there_is_nothing_to_wait_for() -> None:
     line = Line(rate=1)
     line.join(*range(1000))

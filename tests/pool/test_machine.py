@@ -164,6 +164,7 @@ class PoolMachine(RuleBasedStateMachine):
     def ask_as_the_last_resort(self) -> object:
         node = self.upstream.last_resort(self.now)
         if node is None:
+            # There is nobody to try, or too many have been of late.
             return multiple()
         assert node.state(self.now) in ("up", "unknown", "down", "resting")
         assert node.room

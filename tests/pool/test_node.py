@@ -166,6 +166,19 @@ def test_without_slow_start_it_has_its_share_at_once() -> None:
     assert node.share(NOW) == 3
 
 
+@pytest.mark.parametrize(
+    ("slow_start", "part", "warm"),
+    [(10, 0.0, False), (10, 0.99, False), (10, 1.0, True), (10, 5.0, True), (0, 0.0, True)],
+)
+def test_warm_is_who_has_its_whole_share(slow_start: float, part: float, *, warm: bool) -> None:
+    node = make_node(slow_start=slow_start)
+    assert node.is_warm(NOW)
+
+    ramp(node, part)
+    assert node.is_warm(NOW) is warm
+    assert (node.share(NOW) == 1) is warm
+
+
 @given(st.floats(0, 20), st.floats(0, 20))
 def test_share_never_shrinks(one: float, other: float) -> None:
     node = make_node(node_config(weight=7), slow_start=10)

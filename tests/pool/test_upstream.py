@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -297,14 +298,19 @@ def test_burst_of_closes_makes_a_node_draining() -> None:
 
 
 @pytest.mark.parametrize(("sessions", "drains"), [(5, True), (10, True), (11, False)])
-def test_burst_is_measured_by_what_is_left(sessions: int, *, drains: bool) -> None:
-    """Five are half of ten: the one that ends still has its lease, and is not left."""
+@pytest.mark.parametrize("linger", [False, True])
+def test_burst_is_measured_by_what_there_was(sessions: int, *, drains: bool, linger: bool) -> None:
+    """Five are half of ten, whether they still have their leases when the last Close comes."""
     upstream = make_upstream(1, 1)
     first = upstream.nodes[0]
-    for _ in range(sessions - 5):
-        first.lease()
+    leases = [first.lease() for _ in range(sessions)]
+    told = []
+    for lease in leases[:5]:
+        told.append(upstream.closed_by_node(first, 1001, NOW))
+        if not linger:
+            lease.release()
 
-    assert close_burst(upstream, first) == [False] * 4 + [drains]
+    assert told == [False] * 4 + [drains]
 
 
 def test_burst_on_another_node_is_another_matter() -> None:
@@ -406,6 +412,9 @@ def test_last_resorts_are_few() -> None:
     tries = [upstream.last_resort(NOW + 0.001 * step) for step in range(1000)]
 
     assert 9 <= sum(node is not None for node in tries) <= 11
+    # Where there is nobody to try, nothing is used up.
+    assert upstream.last_resort(NOW + 2, upstream.nodes) is None
+    assert upstream.last_resort(NOW + 2) is not None
 
 
 def test_new_requests_queue_when_all_nodes_have_just_come_back() -> None:
@@ -430,11 +439,32 @@ def test_new_requests_do_not_queue_while_one_node_was_there_all_the_time() -> No
     assert all(upstream.admits(NOW + 5) for _ in range(100))
 
 
+@pytest.mark.parametrize("options", [{"hold": Hold(timeout=0)}, {"slow_start": 0}])
+def test_new_requests_do_not_queue_where_there_is_no_queue_or_no_slow_start(
+    options: dict[str, Any],
+) -> None:
+    upstream = make_upstream(1, **options)
+    refuse(upstream, *upstream.nodes)
+    upstream.nodes[0].answered(NOW + 5)
+
+    assert all(upstream.admits(NOW + 5) for _ in range(100))
+
+
 def test_new_requests_queue_behind_those_who_wait() -> None:
     upstream = make_upstream(1)
+    assert upstream.admits(NOW)
     upstream.hold.join(lambda: None)
-
     assert not upstream.admits(NOW)
+
+    upstream.hold.release_all()
+    assert upstream.admits(NOW)
+
+
+def test_new_requests_find_out_for_themselves_that_there_is_nobody() -> None:
+    upstream = make_upstream(1, probe=probe())
+
+    assert all(upstream.admits(NOW) for _ in range(100))
+    assert upstream.choose(NOW) is None
 
 
 def test_last_resort_is_another_after_it_failed() -> None:
@@ -486,8 +516,7 @@ def test_last_resort_is_nobody_who_is_out(out: Callable[[Upstream, Node], object
 
     assert upstream.last_resort(NOW) is second
     out(upstream, second)
-    if second.state(NOW) != "resting" or not second.room:
-        assert upstream.last_resort(NOW) is None
+    assert upstream.last_resort(NOW + 0.5) is None
 
 
 # When there is nobody.
