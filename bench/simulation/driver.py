@@ -137,6 +137,7 @@ class Reach:
         self._tidegate.clock.after(0.0, self._go)
 
     def _go(self) -> None:
+        self._tidegate.upstream.hold.arrived()
         self._restart()
         self._choose()
 

@@ -203,7 +203,8 @@ class Hold:
     Caddy's lb_try_duration is the nearest, and off; nobody paces the release.
     """
 
-    # 10 s on each of a deepstream client's tries keep it alive for 100 s; 0: answer at once
+    # 10 s on each of a deepstream client's tries keep it alive for 100 s; twice that while there is
+    # a node and the queue moves; 0: answer at once
     timeout: float = attrs.field(default=10.0, validator=within(0, 3600))
     # How many may wait; more get 503.  Each is a connection, of which there is a limit too.
     # Envoy 1024, and 503 is one of a client's five tries

@@ -27,8 +27,11 @@ from proxy.errors import (
 from .tls import TlsTransport
 from .transport import SocketTransport, set_options
 
-#: Failures of this machine, not of the node: no descriptors, no memory.
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+#: Failures of this machine, not of the node: no descriptors, memory, ports or, of a unix socket, no
+#: place in its backlog.
+_OURS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN)
+)
 
 
 @attrs.frozen
@@ -44,7 +47,7 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
 
     Raises:
         DialError: the node can't be reached; its class says how.
-        Full: this machine has no descriptor left.
+        Full: this machine has no descriptor or port left, or the node's backlog is full.
     """
     with _dial_errors(str(address)), trio.fail_after(limit):
         sock = await _connect(address)

@@ -93,13 +93,19 @@ class Health:
         self._unreachable = unreachable
         self._recent.clear()
 
-    def answered(self, now: float) -> None:
-        """Take notice that it answered a request: forget its failures."""
+    def answered(self, now: float, *, session: bool = True) -> None:
+        """Take notice that it answered a request: forget its failures.
+
+        An answer to a plain request says less than one to a handshake: a node that starts has its
+        HTTP ready before it takes sessions.
+        """
         if self.rests and self._probe.kind == "none":
             self.back_since = now
         self.rests = 0
         self.rests_until = 0.0
         self._recent.clear()
-        if self.state == "down":
+        if self.state == "down" and session:
             # Asked as the last resort, and well: who asked knows better than a probe of before.
             self._turn(now, up=True)
+        elif self.state == "down":
+            self.suspect = True

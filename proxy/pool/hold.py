@@ -30,6 +30,8 @@ class HoldQueue:
         #: Since the beginning: let go, and gone before that.
         self.released = 0
         self.left = 0
+        #: Let go, and not yet where they were let go to.
+        self.under_way = 0
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -46,6 +48,10 @@ class HoldQueue:
         if waiter in self._waiters:
             del self._waiters[waiter]
             self.left += 1
+
+    def arrived(self) -> None:
+        """Note that somebody who was let go has taken its place, or given it up."""
+        self.under_way -= 1
 
     def admit(self, now: float, nodes: int) -> bool:
         """Whether somebody who has just come need not wait: nobody does, and the pace allows it."""
@@ -72,6 +78,7 @@ class HoldQueue:
             if waiter in self._waiters:
                 del self._waiters[waiter]
                 self.released += 1
+                self.under_way += 1
                 waiter()
 
     def wait(self, now: float) -> float:

@@ -118,14 +118,17 @@ class Node:
         return max(0, limit - self.sessions) if limit else 2**31
 
     def is_warm(self, now: float) -> bool:
-        """Whether it has been there for so long that it is past its slow start."""
+        """Whether it is past its slow start, and has not failed since it answered last."""
+        return not self.health.rests and self._has_its_share(now)
+
+    def _has_its_share(self, now: float) -> bool:
         since = self.health.back_since
         return since is None or now >= since + self._slow_start
 
     def share(self, now: float) -> float:
         """Return its weight as it counts now: a node that came back works up to it."""
         since = self.health.back_since
-        if since is None or self.is_warm(now):
+        if since is None or self._has_its_share(now):
             return float(self.weight)
         return self.weight * max(FIRST_SHARE, (now - since) / self._slow_start)
 
@@ -164,16 +167,16 @@ class Node:
         """Whether the sessions it has should leave."""
         return self.admin == "drain" or self.gone
 
-    def answered(self, now: float, seconds: float | None = None) -> None:
-        """Take notice that it answered a request, in so many seconds."""
+    def answered(self, now: float, seconds: float | None = None, *, session: bool = True) -> None:
+        """Take notice that it answered a handshake, or a plain request, in so many seconds."""
         took = self.takes(now)
-        self.health.answered(now)
+        self.health.answered(now, session=session)
         if seconds is not None:
             self.latency.measured(now, seconds)
         self._tell_if_changed(now, took=took)
 
     def _tell_if_changed(self, now: float, *, took: bool) -> None:
-        if self.takes(now) != took:
+        if self.takes(now) != took or self.health.suspect:
             self.freed()
 
     def lease(self) -> Lease:

@@ -18,6 +18,8 @@ from .policy import POLICIES, Random
 
 #: How many requests a second may try a node that is thought to be down.
 LAST_RESORTS = 10.0
+#: How many times faster those who wait are let go to nodes past their slow start.
+WARM_PACE = 10
 
 
 class Upstream:
@@ -57,9 +59,9 @@ class Upstream:
         It queues behind those who wait already; and where all nodes have just come back, it goes
         at the queue's pace: else all clients would meet the first node that is there.
         """
-        if len(self.hold):
-            return False
         candidates = self._candidates(now)
+        if len(self.hold) or (candidates and self._room(candidates) <= 0):
+            return False
         if not self.config.hold.timeout or any(node.is_warm(now) for node in candidates):
             return True
         return not candidates or self.hold.admit(now, len(candidates))
@@ -81,7 +83,11 @@ class Upstream:
 
     def room(self, now: float) -> int:
         """Return how many sessions there is room for."""
-        return sum(node.room for node in self._candidates(now))
+        return max(0, self._room(self._candidates(now)))
+
+    def _room(self, candidates: Iterable[Node]) -> int:
+        """Return how many sessions there is room for, besides those who are on their way."""
+        return sum(node.room for node in candidates) - self.hold.under_way
 
     def release(self, now: float) -> float:
         """Let go those who may; return the seconds until, if nothing else happens, more may."""
@@ -90,7 +96,12 @@ class Upstream:
         candidates = self._candidates(now)
         if not candidates:
             return self.next_change(now) - now
-        self.hold.release(now, sum(node.room for node in candidates), len(candidates))
+        room = self._room(candidates)
+        if room <= 0:
+            return math.inf
+        # A node that was there all the time is not met by a stampede; the queue should be short.
+        warm = any(node.is_warm(now) for node in candidates)
+        self.hold.release(now, room, len(candidates) * (WARM_PACE if warm else 1))
         return self.hold.wait(now)
 
     def next_change(self, now: float) -> float:
@@ -129,10 +140,12 @@ class Upstream:
     def closed_by_node(self, node: Node, code: int, now: float) -> bool:
         """Take notice of a Close that a node sent first; return whether the node is now draining.
 
-        The only node of an upstream never is: better a dying node than none.
+        The only one that takes sessions never is: better a dying node than none.
         """
-        if len(self.nodes) > 1 and node.drain.closed_by_node(now, code, node.sessions):
-            # The backups may be asked now.
+        others = any(one is not node and one.takes(now) for one in self.nodes)
+        if others and node.drain.closed_by_node(now, code, node.sessions):
+            # The backups may be asked now; and should it be gone already, a probe can tell.
+            node.health.suspect = True
             self.changed()
             return True
         return False
@@ -157,10 +170,12 @@ class Upstream:
         known = {node.address: node for node in self.nodes}
         # Those that are there at the start of the proxy are not warmed: all would be alike.
         joined = now if config.address in self._answers else None
-        wanted = self._answers[config.address] = set(addresses)
+        # Their order is a random one, which a set would not keep.
+        in_order = dict.fromkeys(addresses)
+        self._answers[config.address] = set(in_order)
         all_wanted = set().union(*self._answers.values())
         new = False
-        for address in sorted(wanted, key=str):
+        for address in in_order:
             node = known.get(address)
             if node is None:
                 self.nodes.append(self._join(config, address, joined))

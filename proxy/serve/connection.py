@@ -299,9 +299,11 @@ class Exchange:
         established = None
         try:
             if answer.status_code >= 500:
-                attempt.node.failed(trio.current_time(), unreachable=False)
+                upstream.note(attempt.node, NodeUnwilling(node.node), trio.current_time())
             else:
-                attempt.node.answered(trio.current_time(), self._record.asked_time)
+                session = answer.status_code == 101
+                asked_time = self._record.asked_time
+                attempt.node.answered(trio.current_time(), asked_time, session=session)
             if isinstance(answer, h11.Response):
                 limit = self._timeouts.body
                 await relay_response(node, answer, self._http, self._record, limit=limit)

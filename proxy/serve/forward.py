@@ -80,7 +80,8 @@ class Forward:
         attempt, node = await reach.ask(ask)
         try:
             await self._exchange(node)
-            attempt.node.answered(trio.current_time())
+            if self._record.status < 500:
+                attempt.node.answered(trio.current_time(), session=False)
         except NodeError as error:
             upstream.note(attempt.node, error, trio.current_time())
             raise

@@ -5,6 +5,7 @@ What to do is decided in `pool`; these tasks bring it the time and carry it out.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
@@ -33,6 +34,10 @@ class Keeper:
         self._random = Random()
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
+        self._probes = upstream.config.probe.kind
+        self._watched: set[Node] = set()
+        #: What the log was told last.
+        self._told: dict[Node, str] = {}
         #: What has a node probed before its turn.
         self._nudges: dict[Node, trio.Event] = {}
         upstream.changed = self._wake
@@ -47,13 +52,23 @@ class Keeper:
             async with trio.open_nursery() as starting:
                 for index, node in enumerate(self._upstream.nodes):
                     starting.start_soon(self._nursery.start, self._watch, node, index)
-            self._nursery.start_soon(self._release)
-            self._nursery.start_soon(Mover(self._service, self._upstream).run)
+            self._nursery.start_soon(self._persist, self._release)
+            self._nursery.start_soon(self._persist, Mover(self._service, self._upstream).run)
             task_status.started()
+
+    async def _persist(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Begin again after a bug, which should not end sessions that have no part in it."""
+        while True:
+            try:
+                await task()
+            except Exception:
+                LOG.exception("bug", extra={"upstream": self._upstream.name})
+                await trio.sleep(1.0)
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        self._tell_states()
         for node, nudge in self._nudges.items():
             if node.health.suspect:
                 nudge.set()
@@ -88,13 +103,14 @@ class Keeper:
     ) -> None:
         """Probe a node for as long as it belongs to the upstream; started after the first time."""
         config = self._upstream.config.probe
-        if config.kind == "none":
+        if config.kind == "none" or node in self._watched:
             task_status.started()
             return
+        self._watched.add(node)
         await self._ask(node)
         task_status.started()
         # Their first pauses spread the probes over an interval.
-        pause = config.interval * (index + 1) / len(self._upstream.nodes)
+        pause = config.interval * (index + 1) / max(1, len(self._upstream.nodes))
         while node in self._upstream.nodes:
             nudge = self._nudges[node] = trio.Event()
             asked = trio.current_time()
@@ -104,36 +120,46 @@ class Keeper:
                     # Whoever makes a node suspect on purpose must not have it probed without end.
                     await trio.sleep_until(asked + config.down_interval)
             finally:
-                del self._nudges[node]
+                self._nudges.pop(node, None)
             well = await self._ask(node)
             # One bad answer makes it doubtful: the next is not long in coming.
-            settled = well and node.health.state == "up"
+            settled = well and node.state(trio.current_time()) == "up"
             pause = config.interval if settled else config.down_interval
             pause *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        self._watched.discard(node)
 
     async def _ask(self, node: Node) -> bool:
         """Probe a node once; return whether it is well."""
-        before, why, seconds = node.health.state, "", None
         try:
             security = self._service.security(self._upstream, node)
             seconds = await probe(self._upstream.config.probe, node.address, security)
         except NodeError as exc:
-            why = exc.detail
             node.probed(trio.current_time(), well=False, error=exc)
+            self._tell_states(exc.detail)
+            return False
         except Full:
             # Of this machine, not of the node: nothing was learned.
             return True
         except Exception:
             LOG.exception("bug", extra={"node": node.name})
             return True
-        else:
-            node.probed(trio.current_time(), well=True, seconds=seconds)
-        if node.health.state != before:
-            extra = {"upstream": self._upstream.name, "node": node.name, "state": node.health.state}
-            log = LOG.info if seconds is not None else LOG.warning
-            log("node", extra=extra | ({"reason": why} if why else {}))
-            self._upstream.changed()
-        return seconds is not None
+        node.probed(trio.current_time(), well=True, seconds=seconds)
+        self._tell_states()
+        return True
+
+    def _tell_states(self, reason: str = "") -> None:
+        """Log every node whose state has changed, whoever has found out."""
+        now = trio.current_time()
+        for node in self._upstream.nodes:
+            state = node.state(now)
+            if state == self._told.get(node, "up" if self._probes == "none" else "unknown"):
+                continue
+            self._told[node] = state
+            extra = {"upstream": self._upstream.name, "node": node.name, "state": state}
+            log = LOG.info if state == "up" else LOG.warning
+            log("node", extra=extra | ({"reason": reason} if reason else {}))
+        for node in self._told.keys() - set(self._upstream.nodes):
+            del self._told[node]
 
     async def _resolve(
         self,

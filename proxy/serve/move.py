@@ -41,7 +41,9 @@ class Mover:
             leaving = self._leaving(started)
             for index, (session, reason) in enumerate(leaving):
                 await trio.sleep_until(started + _TURN * index / len(leaving))
-                session.move(reason)
+                # What was true at the beginning of the turn may have changed.
+                if session.is_between_messages and not session.is_ending:
+                    session.move(reason)
             self._upstream.forget_gone()
             await trio.sleep_until(started + _TURN)
 

@@ -149,14 +149,23 @@ class Reach:
             self._held_until = began + limit
         if began >= self._held_until:
             return False
+        if self.service.draining:
+            raise Draining
         let_go = trio.Event()
         if not queue.join(let_go.set):
             raise HoldFull
         self.upstream.changed()
         try:
             gone = await self._wait(let_go, self._held_until)
+            if not (gone or let_go.is_set()) and self.upstream.any_left(trio.current_time(), ()):
+                # There is a node, and the queue moves: it would be a pity to lose one's place.
+                gone = await self._wait(let_go, self._held_until + limit)
         finally:
             queue.leave(let_go.set)
+            if let_go.is_set():
+                # Whoever was let go in vain leaves its place to the next.
+                queue.arrived()
+                self.upstream.changed()
             waited = trio.current_time() - began
             self.record.hold_time = (self.record.hold_time or 0.0) + waited
         if gone:

@@ -99,9 +99,7 @@ class Session:
         tunnel, now = self.relay.tunnel, trio.current_time()
         if tunnel.ending == "node_closed":
             code = tunnel.legs[Side.NODE].received or NO_STATUS
-            if self.upstream.closed_by_node(self.node, code, now):
-                extra = {"upstream": self.upstream.name, "node": self.node.name}
-                log.LOG.warning("node", extra=extra | {"state": "draining"})
+            self.upstream.closed_by_node(self.node, code, now)
         elif tunnel.ending == "node_lost":
             self.upstream.lost_by_node(self.node)
 

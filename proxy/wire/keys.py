@@ -40,7 +40,7 @@ def _cookie(headers: Headers, wanted: bytes) -> bytes:
 
 def _parameter(target: bytes, wanted: str) -> bytes:
     query = target.partition(b"?")[2].decode("latin-1")
-    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=1000):
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if name == wanted:
             return value.encode("utf-8", "surrogateescape")
     return b""

@@ -76,7 +76,8 @@ async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (errno.EMFILE, Full),
         (errno.ENOMEM, Full),
-        (errno.EADDRNOTAVAIL, DialError),
+        (errno.EADDRNOTAVAIL, Full),
+        (errno.EAGAIN, Full),
         (errno.EHOSTUNREACH, DialError),
         (errno.ECONNRESET, DialError),
         (errno.ETIMEDOUT, DialTimeout),

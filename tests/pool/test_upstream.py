@@ -509,13 +509,14 @@ def test_last_resort_that_answers_is_back() -> None:
     ids=["drain by hand", "down by hand", "draining", "gone", "full"],
 )
 def test_last_resort_is_nobody_who_is_out(out: Callable[[Upstream, Node], object]) -> None:
-    upstream = make_upstream(*(node_config(n, max_sessions=6) for n in range(2)))
-    first, second = upstream.nodes
+    upstream = make_upstream(*(node_config(n, max_sessions=6) for n in range(3)))
+    first, second, third = upstream.nodes
     out(upstream, first)
-    refuse(upstream, second)
-
-    assert upstream.last_resort(NOW) is second
     out(upstream, second)
+    refuse(upstream, third)
+
+    assert upstream.last_resort(NOW) is third
+    upstream.set_admin(third, "down", NOW)
     assert upstream.last_resort(NOW + 0.5) is None
 
 
@@ -680,9 +681,10 @@ def test_addresses_of_a_name_join() -> None:
 
     assert resolve(upstream, 3, 1, 2)
     assert [(node.name, node.weight) for node in upstream.nodes] == [
+        # As they were resolved: that order is a random one.
+        ("10.0.0.1:4", 2),
         ("10.0.0.1:2", 2),
         ("10.0.0.1:3", 2),
-        ("10.0.0.1:4", 2),
     ]
     assert all(node.config is NAME for node in upstream.nodes)
     # They were there before the proxy was: no need to warm them.
