@@ -70,16 +70,14 @@ class Watch:
             self._node.dial(Patience(limit, limit), self._answered)
 
     def _answered(self, outcome: Outcome) -> None:
-        now, before = self._tidegate.clock.now, self.seen.health.state
+        now = self._tidegate.clock.now
         if well := outcome is Outcome.OPENED:
             self.seen.probed(now, well=True, seconds=now - self._began)
         else:
             self.seen.probed(now, well=False, error=_ERRORS[outcome](self.seen.name))
-        settled = well and self.seen.health.state == "up"
+        settled = well and self.seen.state(now) == "up"
         pause = self._config.interval if settled else self._config.down_interval
         self._wait(pause * self._tidegate.random.uniform(1 - _JITTER, 1 + _JITTER))
-        if self.seen.health.state != before:
-            self._tidegate.upstream.changed()
 
 
 class Reach:
@@ -103,7 +101,6 @@ class Reach:
     def next(self, error: NodeError | None) -> None:
         """Ask the next node, or wait for one."""
         self._error = error
-        # Who comes later waits behind those who wait already.
         if self._tried or self._tidegate.upstream.admits(self._tidegate.clock.now):
             self._choose()
         else:
@@ -120,13 +117,14 @@ class Reach:
 
     def _hold(self) -> None:
         upstream, now = self._tidegate.upstream, self._tidegate.clock.now
+        limit = upstream.config.hold.timeout
         if self._held_until is None:
-            self._held_until = now + upstream.config.hold.timeout
+            self._held_until = now + limit
         if now >= self._held_until:
             self._in_vain()
         elif upstream.hold.join(self._let_go):
             self._waits += 1
-            self._tidegate.clock.at(self._held_until, self._time_over, self._waits)
+            self._tidegate.clock.at(self._held_until, self._time_over, self._waits, limit)
             upstream.changed()
         else:
             self._request.failed()
@@ -137,14 +135,24 @@ class Reach:
         self._tidegate.clock.after(0.0, self._go)
 
     def _go(self) -> None:
+        # Whoever was let go in vain leaves its place to the next.
         self._tidegate.upstream.hold.arrived()
+        self._tidegate.upstream.changed()
         self._restart()
         self._choose()
 
-    def _time_over(self, wait: int) -> None:
-        if wait == self._waits:
+    def _time_over(self, wait: int, longer: float) -> None:
+        """Have waited in vain, or wait so much longer."""
+        if wait != self._waits:
+            return
+        tidegate = self._tidegate
+        upstream, now = tidegate.upstream, tidegate.clock.now
+        if longer and upstream.any_left(now, ()):
+            # There is a node, and the queue moves: it would be a pity to lose one's place.
+            tidegate.clock.after(longer, self._time_over, wait, 0.0)
+        else:
             self._waits += 1
-            self._tidegate.upstream.hold.leave(self._let_go)
+            upstream.hold.leave(self._let_go)
             self._restart()
             self._in_vain()
 

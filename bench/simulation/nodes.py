@@ -205,10 +205,14 @@ class Node:
     def interrupt(self, *, zombie: float, start: float) -> None:
         """Have SIGINT: close all sessions, exit at once or as a zombie later, and start again."""
         self.life = Life.LEAVING
-        last = self._end_all(Ending.CLOSED)
+        last = self.close_all()
         gone = max(self._clock.now + zombie, last + _EXIT)
         self._clock.at(gone, self.exit)
         self._clock.at(gone + start, self.start)
+
+    def close_all(self) -> float:
+        """Close all sessions; return when the last one will be closed."""
+        return self._end_all(Ending.CLOSED)
 
     def _end_all(self, how: Ending) -> float:
         """End each session, one after the other; return when the last one will be over."""

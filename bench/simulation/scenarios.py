@@ -82,15 +82,34 @@ def _slow(world: World) -> float:
 
 
 def _failover(world: World) -> float:
-    """Have Redis away for 20 s: all nodes exit at once, and start within 5 s of its return."""
+    return _all_die(world, 20.0)
+
+
+def _long_failover(world: World) -> float:
+    return _all_die(world, 60.0)
+
+
+def _all_die(world: World, away: float) -> float:
+    """Have Redis away: all nodes exit at once, and start within 5 s of its return."""
     random, clock = world.random("script"), world.clock
     last = 0.0
     for node in world.nodes:
         clock.at(_START, node.exit)
-        time = _START + 20.0 + random.uniform(0.0, 5.0)
+        time = _START + away + random.uniform(0.0, 5.0)
         clock.at(time, node.start)
         last = max(last, time)
     return last
+
+
+def _mass_close(world: World) -> float:
+    """Have every node close all its sessions at once, and live on.
+
+    That is what healthy nodes do when no message has come through for a minute, because the network
+    or the machine of the balancer stood still.
+    """
+    for node in world.nodes:
+        world.clock.at(_START, node.close_all)
+    return _START + 1.0
 
 
 def _wrong_paths(world: World) -> float:
@@ -107,4 +126,6 @@ SCENARIOS = (
     Scenario("d", "frozen", "nodes frozen and slow for 3 minutes", _slow),
     Scenario("e", "failover", "all nodes die for 20 s: Redis failover", _failover),
     Scenario("f", "wrong-path", "a wrong path each second for 5 minutes", _wrong_paths),
+    Scenario("g", "long-failover", "all nodes die for 60 s", _long_failover),
+    Scenario("h", "mass-close", "healthy nodes close all sessions at once", _mass_close),
 )

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
-from proxy.config.upstream import Balance, Hold, Rest
+from proxy.config.upstream import Balance, Hold, Probe, Rest
 from proxy.config.upstream import Node as NodeConfig
 from proxy.errors import ClosedEarly, DialRefused, NodeError
 from proxy.pool.node import FIRST_SHARE, Admin, Lease, Node
@@ -835,3 +835,67 @@ def test_node_that_comes_back_gets_its_sessions_over_the_slow_start(balance: Bal
     assert seen[1500] <= 0.40 * 500 + 10
     assert seen[2999] == pytest.approx(250, rel=0.1)
     assert all(other - one <= 1 for one, other in itertools.pairwise(seen))
+
+
+# Those who were let go, and have no lease yet.
+
+
+def test_no_more_are_let_go_than_there_is_room_for() -> None:
+    upstream = make_upstream(node_config(0, max_sessions=2))
+    gone: list[int] = []
+    for number in range(5):
+        upstream.hold.join(partial(gone.append, number))
+    upstream.release(NOW)
+    # They are on their way: their places are taken.
+    assert upstream.release(NOW + 1) == math.inf
+    assert gone == [0, 1]
+    assert not upstream.admits(NOW + 1)
+    lease = upstream.nodes[0].lease()
+    upstream.hold.arrived()
+    upstream.release(NOW + 2)
+    assert gone == [0, 1]
+    upstream.hold.arrived()
+    upstream.release(NOW + 3)
+
+    assert gone == [0, 1, 2]
+    lease.release()
+
+
+def test_queue_is_short_where_nodes_were_there_all_the_time() -> None:
+    """A burst that was too much for `max_sessions` is no outage."""
+    upstream = make_upstream(1, hold=Hold(rate=100.0))
+    gone: list[int] = []
+    for number in range(100):
+        upstream.hold.join(partial(gone.append, number))
+        upstream.release(NOW + number / 1000)
+
+    assert len(gone) == 100
+
+
+def test_last_node_that_takes_sessions_is_not_draining() -> None:
+    upstream = make_upstream(1, 1)
+    first, second = upstream.nodes
+    for _ in range(20):
+        first.lease()
+        second.lease()
+    refuse(upstream, first)
+    told = [upstream.closed_by_node(second, 1001, NOW) for _ in range(20)]
+
+    assert not any(told)
+    assert upstream.choose(NOW) is second
+
+
+def test_plain_answer_of_a_node_that_is_down_has_it_probed() -> None:
+    upstream = make_upstream(1, probe=Probe(kind="tcp"))
+    (node,) = upstream.nodes
+    node.probed(NOW, well=False)
+    changes: list[float] = []
+    upstream.changed = lambda: changes.append(NOW)
+    upstream.hold.join(lambda: None)
+    node.answered(NOW, session=False)
+
+    assert node.state(NOW) == "down"
+    assert node.health.suspect
+    assert changes
+    node.answered(NOW)
+    assert node.state(NOW) == "up"

@@ -234,3 +234,40 @@ async def test_a_thousand_clients_wait_out_an_outage(net: Net, autojump_clock: C
             # A hundred for each of two nodes.
             assert at >= back + (index - 11) / 200
         assert world.dial_times[-1] - back < 7
+
+
+async def test_a_bug_ends_nothing(
+    net: Net,
+    autojump_clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with kept(CONFIG) as (_, upstream):
+        release, calls = upstream.release, list[float]()
+
+        def broken(now: float) -> float:
+            calls.append(now)
+            if len(calls) == 1:
+                raise RuntimeError("oops")
+            return release(now)
+
+        monkeypatch.setattr(upstream, "release", broken)
+        let_go = trio.Event()
+        upstream.hold.join(let_go.set)
+        upstream.changed()
+        await let_go.wait()
+
+        assert "oops" in caplog.text
+
+
+async def test_states_are_told_whoever_has_found_out(
+    net: Net, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tidegate")
+    async with kept(CONFIG) as (_, upstream):
+        node = upstream.nodes[0]
+        upstream.note(node, DialRefused(node.name), trio.current_time())
+        upstream.note(node, DialRefused(node.name), trio.current_time())
+
+        told = [r.__dict__["state"] for r in caplog.records if r.__dict__.get("node") == node.name]
+        assert told == ["up", "down"]

@@ -344,3 +344,52 @@ async def test_draining_ends_the_wait(autojump_clock: Clock) -> None:
         world.nursery.start_soon(drain)
         with pytest.raises(Draining):
             await Reach(world.service, world.service.upstreams["nodes"], fresh()).ask(answer)
+
+
+async def test_whose_time_is_over_as_a_node_is_back_keeps_its_place(autojump_clock: Clock) -> None:
+    async with open_world(HOLDING) as world:
+        upstream, record = world.service.upstreams["nodes"], fresh()
+        take_down(world)
+
+        async def back_but_slowly() -> None:
+            await trio.sleep(4.5)
+            for node in upstream.nodes:
+                node.answered(trio.current_time())
+            await trio.sleep(2)
+            upstream.hold.release_all()
+
+        world.nursery.start_soon(back_but_slowly)
+        attempt, _ = await Reach(world.service, upstream, record).ask(answer)
+
+        assert record.hold_time == pytest.approx(6.5)
+        assert upstream.hold.under_way == 0
+        await attempt.release()
+
+
+async def test_but_does_not_wait_for_ever(autojump_clock: Clock) -> None:
+    async with open_world(HOLDING) as world:
+        upstream = world.service.upstreams["nodes"]
+        take_down(world)
+
+        async def back_and_nobody_is_let_go() -> None:
+            await trio.sleep(1)
+            for node in upstream.nodes:
+                node.answered(trio.current_time())
+
+        world.nursery.start_soon(back_and_nobody_is_let_go)
+        started = trio.current_time()
+        with pytest.raises(NoNode):
+            await Reach(world.service, upstream, fresh()).ask(answer)
+
+        assert trio.current_time() - started == pytest.approx(10.0)
+
+
+async def test_nobody_begins_to_wait_during_a_drain(autojump_clock: Clock) -> None:
+    async with open_world(HOLDING) as world:
+        take_down(world)
+        world.service.draining = True
+        started = trio.current_time()
+        with pytest.raises(Draining):
+            await Reach(world.service, world.service.upstreams["nodes"], fresh()).ask(answer)
+
+        assert trio.current_time() == started
