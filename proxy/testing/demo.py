@@ -6,6 +6,7 @@ the exit code is 1.
 
 from __future__ import annotations
 
+import logging
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import trustme
 
 from proxy.config.load import parse_config
 from proxy.config.model import Config
+from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.serve.server import Server, open_proxy
 
@@ -57,7 +59,7 @@ class Failed(Exception):
 
 async def tell(*, stay: bool = False) -> int:
     """Tell the story and return the exit code; with `stay`, go on until interrupted."""
-    with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
+    with _told_by_us(), tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
         ca = _make_certificate(Path(folder))
         trust = ssl.create_default_context()
         ca.configure_trust(trust)
@@ -77,6 +79,17 @@ async def tell(*, stay: bool = False) -> int:
         else:
             return_code = 0
     return return_code
+
+
+@contextmanager
+def _told_by_us() -> Iterator[None]:
+    """Keep what the proxy logs of its nodes out of the story, which tells it."""
+    before = LOG.level
+    LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOG.setLevel(before)
 
 
 def _make_certificate(folder: Path) -> trustme.CA:

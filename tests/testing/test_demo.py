@@ -36,10 +36,11 @@ STORY = r"""\* The proxy listens on wss://localhost:\d+/deepstream
 async def test_story_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with trio.fail_after(10):
         code = await tell()
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
 
     assert code == 0
     assert re.fullmatch(STORY, out), out
+    assert err == ""
 
 
 async def test_expectation_that_fails(
