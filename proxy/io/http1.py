@@ -23,6 +23,8 @@ from proxy.errors import (
 )
 from proxy.wire.headers import Headers, HeadLimits, check_head, check_request, find_head
 
+from .transport import SocketTransport
+
 #: The head of a node's answer; nginx's default is 4 to 8 KiB, Node.js and HAProxy take 16.
 RESPONSE_HEAD_BYTES = 32 * 1024
 
@@ -164,11 +166,16 @@ class ClientHttp(_Http):
             raise _refusal(exc) from exc
         return bytes(event.data) if isinstance(event, h11.Data) else None
 
-    async def wait_hang_up(self) -> None:
+    async def wait_hang_up(self, *, unread_body: bool = False) -> None:
         """Return when the client has hung up; what it sends meanwhile is kept, up to a bound.
 
-        For a request whose body, if it has one, was read.
+        Of an `unread_body` nothing is read, and so over a socket only it is found out.
         """
+        if unread_body:
+            if isinstance(self.stream, SocketTransport):
+                await self.stream.wait_hang_up()
+                return
+            await trio.sleep_forever()
         kept = 0
         while kept < EARLY_BYTES:
             try:

@@ -14,12 +14,14 @@ more before `flush` has emptied it makes that grow, so nobody does.  The bound i
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from contextlib import suppress
 from typing import Final
 
 import trio
 
+_HANG_UP: Final[int | None] = getattr(select, "POLLRDHUP", None)
 Bytes = bytes | bytearray | memoryview
 
 #: What one read of the network asks for.
@@ -138,6 +140,18 @@ class SocketTransport(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this transport was closed")
         self.say_eof()
         await trio.lowlevel.checkpoint()
+
+    async def wait_hang_up(self) -> None:
+        """Return when the peer has ended its side, looked for once a second, with nothing read.
+
+        What lies unread hides the end from `recv`, and keeps the socket readable.
+        """
+        if _HANG_UP is None:
+            await trio.sleep_forever()
+        look = select.poll()
+        look.register(self.sock, _HANG_UP)
+        while not look.poll(0):  # noqa: ASYNC110  Trio's epoll does not wait for this alone
+            await trio.sleep(1.0)
 
     def close(self) -> None:
         """Close at once."""

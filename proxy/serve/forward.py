@@ -7,6 +7,7 @@ of the slower side; a node may answer before it has read the whole body.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import h11
 import trio
@@ -72,7 +73,7 @@ class Forward:
             self._record,
             key=key,
             # What comes behind the head may be a body, which stays unread while the request waits.
-            hung_up=trio.sleep_forever if self._has_body else self._client.wait_hang_up,
+            hung_up=partial(self._client.wait_hang_up, unread_body=self._has_body),
             repeatable=lambda error: (
                 error.retry and (self._repeatable or isinstance(error, DialError))
             ),

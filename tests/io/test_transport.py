@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from contextlib import suppress
@@ -330,3 +331,27 @@ async def test_hanging_up_on_somebody_who_stays_ends_with_its_deadline(
     assert scope.cancelled_caught
     assert transport.sock.fileno() == -1
     peer.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="needs Linux")
+async def test_hang_up_is_noticed_behind_what_is_unread(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = socket_pair()
+    near.send(b"unread")
+    over = trio.Event()
+
+    async def wait() -> None:
+        await far.wait_hang_up()
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(5)
+        assert not over.is_set()
+        near.close()
+        with trio.fail_after(2):
+            await over.wait()
+
+    assert await far.receive_some() == b"unread"
+    far.close()
