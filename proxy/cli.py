@@ -106,12 +106,13 @@ async def _run(config: Config) -> int:
                 code = _KILLED + await anext(signals)
                 nursery.cancel_scope.cancel()
 
+            nursery.start_soon(obey)
             try:
                 await nursery.start(server.run)
             except OSError as exc:
                 LOG.error("cannot start", extra={"reason": exc.strerror or str(exc)})
+                nursery.cancel_scope.cancel()
                 return 1
-            nursery.start_soon(obey)
             _quiet_garbage_collector()
             _say_ready(server)
             await server.stopped.wait()

@@ -84,9 +84,7 @@ class Server:
     ) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
-            async with trio.open_nursery() as starting:
-                for upstream in self.service.upstreams.values():
-                    starting.start_soon(background.start, Keeper(self.service, upstream).run)
+            await self._start_keepers(background)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     for listener, tls in listeners:
@@ -104,6 +102,20 @@ class Server:
                     LOG.warning("deadline", extra={"connections": self._connections})
                 connections.cancel_scope.cancel()
             background.cancel_scope.cancel()
+
+    async def _start_keepers(self, background: trio.Nursery) -> None:
+        """Have every node resolved and asked once, unless it is all over before that."""
+        async with trio.open_nursery() as race:
+
+            async def give_up() -> None:
+                await self._stop.wait()
+                race.cancel_scope.cancel()
+
+            race.start_soon(give_up)
+            async with trio.open_nursery() as starting:
+                for upstream in self.service.upstreams.values():
+                    starting.start_soon(background.start, Keeper(self.service, upstream).run)
+            race.cancel_scope.cancel()
 
     async def _bind(self) -> list[tuple[TransportListener, ssl.SSLContext | None]]:
         """Bind every listener, or none; return them, each with its TLS."""

@@ -323,3 +323,21 @@ async def test_unusable_certificate_is_a_configuration_error(tmp_path: Path) -> 
     config = parse_config(text + more, folder=tmp_path)
     with pytest.raises(ConfigError):
         await serve(config)
+
+
+async def test_shut_down_while_the_nodes_are_asked_for_the_first_time() -> None:
+    """A node that never answers holds up the start, for a bounded time, and not the end."""
+    silent = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    with silent.socket:
+        address = f"127.0.0.1:{silent.socket.getsockname()[1]}"
+        text = TEMPLATE.format(bind="127.0.0.1:0", nodes=[address])
+        text += 'probe = { kind = "deepstream", timeout = 60.0 }'
+        server = Server(parse_config(text))
+        with trio.fail_after(LIMIT / 2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.run)
+                asked = await silent.accept()
+                server.shut_down()
+            await asked.aclose()
+
+        assert server.stopped.is_set()
