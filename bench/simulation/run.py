@@ -115,6 +115,10 @@ def main() -> None:
         overflow=arguments.overflow,
     )
     scenarios, balancers = _scenarios(arguments.only), _balancers(arguments.balancers)
+    print(
+        f"{config.sessions:,} sessions on {config.nodes} nodes, seed {config.seed}; a node answers "
+        f"{config.rate:g} handshakes/s; overflow of its backlog: {config.overflow}"
+    )
     results: list[Result] = []
     try:
         for scenario in scenarios:

@@ -36,7 +36,7 @@ class WorldConfig:
     backlog: int = 511
     #: Sessions that a node, and the balancer with it, gets closed each second.
     pace: float = 10_000.0
-    overflow: Overflow = "refuse"
+    overflow: Overflow = "drop"
     #: For experiments: what is to be other than default in Tidegate's configuration.
     adjust: Callable[[UpstreamConfig], UpstreamConfig] = lambda config: config
 

@@ -140,10 +140,16 @@ class Upstream:
     def closed_by_node(self, node: Node, code: int, now: float) -> bool:
         """Take notice of a Close that a node sent first; return whether the node is now draining.
 
-        The only one that takes sessions never is: better a dying node than none.
+        The only one that takes sessions never is: better a dying node than none.  Nor are more than
+        half of all: when they all close their sessions at once, it is the network.
         """
         others = any(one is not node and one.takes(now) for one in self.nodes)
-        if others and node.drain.closed_by_node(now, code, node.sessions):
+        draining = sum(one.drain.draining(now) for one in self.nodes)
+        if (
+            others
+            and 2 * (draining + 1) <= len(self.nodes)
+            and node.drain.closed_by_node(now, code, node.sessions)
+        ):
             # The backups may be asked now; and should it be gone already, a probe can tell.
             node.health.suspect = True
             self.changed()

@@ -509,8 +509,9 @@ def test_last_resort_that_answers_is_back() -> None:
     ids=["drain by hand", "down by hand", "draining", "gone", "full"],
 )
 def test_last_resort_is_nobody_who_is_out(out: Callable[[Upstream, Node], object]) -> None:
-    upstream = make_upstream(*(node_config(n, max_sessions=6) for n in range(3)))
-    first, second, third = upstream.nodes
+    upstream = make_upstream(*(node_config(n, max_sessions=6) for n in range(4)))
+    first, second, third, fourth = upstream.nodes
+    upstream.set_admin(fourth, "down", NOW)
     out(upstream, first)
     out(upstream, second)
     refuse(upstream, third)
@@ -899,3 +900,15 @@ def test_plain_answer_of_a_node_that_is_down_has_it_probed() -> None:
     assert changes
     node.answered(NOW)
     assert node.state(NOW) == "up"
+
+
+def test_half_of_the_nodes_are_draining_at_most() -> None:
+    upstream = make_upstream(*[1] * 7)
+    for node in upstream.nodes:
+        for _ in range(20):
+            node.lease()
+    for node in upstream.nodes:
+        for _ in range(20):
+            upstream.closed_by_node(node, 1001, NOW)
+
+    assert [node.state(NOW) for node in upstream.nodes] == ["draining"] * 3 + ["up"] * 4
