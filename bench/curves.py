@@ -37,37 +37,27 @@ class Curve:
         return next(iter(self.points.values())).unit
 
 
-def _sessions(count: int) -> Scenario:
+def _messages(name: str, title: str, drive: str) -> Scenario:
     return Scenario(
-        name=f"sessions-{count}",
-        title=f"ping-pong, {count} sessions x 128 B",
-        drive=f"echo --sessions {count} --size 128 --patience 60",
-        of_curve=True,
-        unit="µs/message",
-        relayed=2,
+        name=name, title=title, drive=drive, of_curve=True, unit="µs/message", relayed=2
+    )
+
+
+def _sessions(count: int) -> Scenario:
+    title = f"ping-pong, {count} sessions x 128 B"
+    return _messages(
+        f"sessions-{count}", title, f"echo --sessions {count} --size 128 --patience 60"
     )
 
 
 def _size(size: int) -> Scenario:
-    return Scenario(
-        name=f"size-{size}",
-        title=f"ping-pong, 32 sessions x {size} B",
-        drive=f"echo --sessions 32 --size {size}",
-        of_curve=True,
-        unit="µs/message",
-        relayed=2,
-    )
+    title = f"ping-pong, 32 sessions x {size} B"
+    return _messages(f"size-{size}", title, f"echo --sessions 32 --size {size}")
 
 
 def _rate(rate: int) -> Scenario:
-    return Scenario(
-        name=f"rate-{rate}",
-        title=f"open loop, {rate} echoes/s of 128 B over 200 sessions",
-        drive=f"open --sessions 200 --size 128 --rate {rate}",
-        of_curve=True,
-        unit="µs/message",
-        relayed=2,
-    )
+    title = f"open loop, {rate} echoes/s of 128 B over 200 sessions"
+    return _messages(f"rate-{rate}", title, f"open --sessions 200 --size 128 --rate {rate}")
 
 
 def _memory(count: int) -> Scenario:
