@@ -30,6 +30,8 @@ PATIENCE = 3.0
 
 async def assert_never_lost_for_long(deployment: Deployment, names: list[str]) -> None:
     """Every client is open, none was without a session for too long, none was told of an error."""
+    # A node knows of a login a moment before its client does.
+    await deployment.clients.call("settled", clients=names)
     history = await deployment.clients.call("history", clients=names)
     for name in names:
         states = history[name]["states"]
