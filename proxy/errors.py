@@ -21,7 +21,8 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           +-- NoRoute           404
           +-- MethodNotAllowed  405
           +-- UpgradeRequired   426       a plain request on a WebSocket route
-          +-- Draining, Full, HoldFull  503   we chose not to serve
+          +-- TooMany           429       of this client address
+          +-- Draining, Full, HoldFull, RouteFull  503   we chose not to serve
           +-- NoNode            500       nobody to ask
           +-- InternalError     500       a bug here
           +-- NodeError         502       a node was asked and is broken
@@ -68,8 +69,10 @@ __all__ = [
     "Refusal",
     "RequestTimeout",
     "ResponseTimeout",
+    "RouteFull",
     "TargetTooLong",
     "TidegateError",
+    "TooMany",
     "UpgradeRequired",
     "VersionNotSupported",
     "WrongVersion",
@@ -234,6 +237,28 @@ class HoldFull(Refusal):
 
     def __init__(self, retry_after: int = 5) -> None:
         super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
+
+
+class RouteFull(Refusal):
+    """The route has all the sessions it may have."""
+
+    status = 503
+    token = "connection_limit_reached"
+    summary = "This route has reached its limit of sessions."
+
+    def __init__(self, retry_after: int = 5) -> None:
+        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
+
+
+class TooMany(Refusal):
+    """One client address has, or asks for, more sessions than the route allows."""
+
+    status = 429
+    token = "connection_limit_reached"
+    summary = "Too many sessions for this address."
+
+    def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
+        super().__init__(detail, headers=[(b"Retry-After", b"%d" % retry_after)])
 
 
 class NoNode(Refusal):

@@ -90,14 +90,14 @@ def test_check_reads_tidegate_toml_here(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("verb", ["check", "run"])
 def test_faults_are_on_stderr_all_of_them(tmp_path: Path, verb: str) -> None:
-    file = write(tmp_path, bind="nowhere", shutdown="spread = 'x'\nfoo = 1")
+    file = write(tmp_path, bind="nowhere", shutdown="rate = 'x'\nfoo = 1")
     result = command(verb, "--config", file)
 
     assert (result.exit_code, result.stdout) == (2, "")
     assert sorted(line.split(": ")[1] for line in result.stderr.splitlines()) == [
         "listeners[0].bind",
         "shutdown.foo",
-        "shutdown.spread",
+        "shutdown.rate",
     ]
     assert all(line.startswith(f"{file}: ") for line in result.stderr.splitlines())
 
@@ -250,7 +250,7 @@ async def open_session(port: int) -> AsyncIterator[WebSocket]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
     async with open_nodes("anna") as [node]:
-        file = write(tmp_path, node=node.address, shutdown="spread = 60\ndeadline = 100")
+        file = write(tmp_path, node=node.address, shutdown="rate = 0.01\ndeadline = 100")
         async with open_command(file) as running:
             address = (await running.event("listening"))["address"]
             port = int(address.rpartition(":")[2])
@@ -265,7 +265,7 @@ async def test_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: P
 
 async def test_first_signal_says_goodbye_to_sessions(tmp_path: Path) -> None:
     async with open_nodes("anna") as [node]:
-        file = write(tmp_path, node=node.address, shutdown="spread = 0")
+        file = write(tmp_path, node=node.address, shutdown="rate = 1000")
         async with open_command(file) as running:
             address = (await running.event("listening"))["address"]
             async with open_session(int(address.rpartition(":")[2])) as client:

@@ -14,19 +14,9 @@ import attrs
 from attrs import validators
 
 from .address import Address
-from .checks import (
-    Invalid,
-    bindable,
-    count,
-    host_name,
-    lower,
-    origin_list,
-    repeated,
-    seconds,
-    starts_with_slash,
-    within,
-)
-from .upstream import Upstream
+from .checks import Invalid, bindable, count, repeated, seconds, within
+from .route import Route
+from .upstream import Drain, Upstream
 
 
 def _only_one_worker(_: object, __: attrs.Attribute[Any], value: int) -> None:
@@ -67,44 +57,6 @@ class Listener:
 
 
 @attrs.frozen(kw_only=True)
-class Route:
-    """Host and path to an upstream.
-
-    `path` matches exactly, and for a WebSocket handshake the whole target, so that a query or a
-    trailing slash is another path: a deepstream node sees it so.  `prefix` matches whole segments:
-    "/api" takes /api and /api/x, not /apix.  With `websocket` a path carries WebSocket only, a
-    prefix both kinds.
-    """
-
-    upstream: str
-    path: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
-    prefix: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
-    # Requests' hosts are compared in lower case.
-    host: str | None = attrs.field(
-        default=None, converter=lower, validator=validators.optional(host_name)
-    )
-    listener: str | None = None
-    websocket: bool = False
-    # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
-    # None allows all, as every peer does: deepstream itself never checks.
-    origins: tuple[str, ...] | None = attrs.field(
-        default=None, validator=validators.optional(origin_list)
-    )
-
-    def __attrs_post_init__(self) -> None:
-        if (self.path is None) == (self.prefix is None):
-            raise Invalid(("", 'needs either "path" (exact) or "prefix"'))
-        if self.origins is not None and not self.websocket:
-            raise Invalid(("origins", "are checked on WebSocket routes only"))
-
-    @property
-    def name(self) -> str:
-        """How records and metrics call this route."""
-        pattern = self.path if self.path is not None else f"{self.prefix}*"
-        return f"{self.host or ''}{pattern}"
-
-
-@attrs.frozen(kw_only=True)
 class Timeouts:
     # TLS handshake and request head together.  nginx 60, HAProxy's advice 10
     handshake: float = seconds(10.0)
@@ -125,6 +77,8 @@ class Timeouts:
     close: float = seconds(5.0)
     # How long a client that was told goodbye may take to hang up.  nginx 5 (lingering_timeout)
     linger: float = seconds(2.0)
+    # One call of an embedding program's hook
+    hook: float = seconds(5.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -142,19 +96,19 @@ class Limits:
     headers: int = count(100, high=10_000)
     # nginx 1 MiB; deepstream refuses more than 1 MiB itself
     body_bytes: int = count(2**20, low=0, high=2**50)
+    # Client addresses whose handshakes are counted at a time, some 200 bytes each; of more the
+    # one that was quiet for longest is forgotten.  nginx's limit_req_zone: to be said
+    addresses: int = count(100_000)
 
 
 @attrs.frozen(kw_only=True)
-class Shutdown:
-    # Sessions are closed evenly over this time, so that their clients, which come back at once,
-    # don't come back all at once.  HAProxy's close-spread-time: off; 0 closes all at once
-    spread: float = attrs.field(default=5.0, validator=within(0, 86_400))
+class Shutdown(Drain):
+    """All sessions leave; those that are told so come back at once, if somebody else is there."""
+
+    # HAProxy's close-spread-time: off
+    rate: float = attrs.field(default=100.0, validator=within(0.01, 10**6))
     # After this the process ends, whatever is still open.  Kubernetes kills at 30
     deadline: float = seconds(25.0)
-
-    def __attrs_post_init__(self) -> None:
-        if self.deadline < self.spread:
-            raise Invalid(("deadline", f"must be at least spread ({self.spread:g})"))
 
 
 @attrs.frozen(kw_only=True)

@@ -230,6 +230,20 @@ class DetectDrain:
 
 
 @attrs.frozen(kw_only=True)
+class Drain:
+    """The pace at which sessions leave: the quiet ones first, and none within a message.
+
+    Their clients come back at once; so many a second is what the others get.
+    """
+
+    rate: float = attrs.field(default=50.0, validator=within(0.01, 10**6))
+    # Of the time between two of them, how much is chance: several proxies should not keep step
+    jitter: float = attrs.field(default=0.5, validator=within(0, 1))
+    # They leave faster if they would not be gone by then; what is in a message then is cut short
+    deadline: float = seconds(600.0)
+
+
+@attrs.frozen(kw_only=True)
 class Rebalance:
     """Move sessions from the fullest nodes to those that least connections would leave empty."""
 
@@ -273,8 +287,8 @@ class Upstream:
     # Seconds in which the share of a node that came back grows to its whole.  HAProxy, nginx: off
     slow_start: float = attrs.field(default=10.0, validator=within(0, 3600))
     detect_drain: DetectDrain = attrs.field(factory=DetectDrain)
-    # Sessions that leave a node each second when it is drained by hand or gone from the names
-    drain_rate: float = attrs.field(default=50.0, validator=within(0.01, 100_000))
+    # How sessions leave a node that is drained by hand or has gone, and those that are too old
+    drain: Drain = attrs.field(factory=Drain)
     rebalance: Rebalance | None = None
     # Seconds, give or take a tenth, after which a session is moved; 0: never
     max_session_age: float = attrs.field(default=0.0, validator=within(0, 10**8))

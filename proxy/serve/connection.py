@@ -19,7 +19,8 @@ import attrs
 import h11
 import trio
 
-from proxy.config.model import Listener, Route
+from proxy.config.model import Listener
+from proxy.config.route import Route
 from proxy.errors import (
     ClientGone,
     Draining,

@@ -57,7 +57,7 @@ class Mover:
             if session.upstream is self._upstream and not session.is_ending:
                 session.observe(now)
                 by_node[session.node].append(session)
-        left = self._allowance("drain", self._config.drain_rate)
+        left = self._allowance("drain", self._config.drain.rate)
         leaving: list[tuple[Session, str]] = []
         for node in emptying:
             chosen = choose(by_node.pop(node, []), left, now)
@@ -72,7 +72,7 @@ class Mover:
         if not limit:
             return []
         old = [s for sessions in by_node.values() for s in sessions if s.age(now) > limit]
-        left = self._allowance("age", self._config.drain_rate)
+        left = self._allowance("age", self._config.drain.rate)
         return [(session, "session is old") for session in choose(old, left, now)]
 
     def _surplus(self, by_node: dict[Node, list[Session]], now: float) -> list[tuple[Session, str]]:

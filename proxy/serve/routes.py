@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.config.model import Listener, Route
+from proxy.config.model import Listener
+from proxy.config.route import Route
 from proxy.errors import NoRoute, UpgradeRequired
 
 

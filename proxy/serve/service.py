@@ -207,9 +207,11 @@ class Service:
         for upstream in self.upstreams.values():
             upstream.hold.release_all()
         sessions = list(self.sessions)
-        start, spread = trio.current_time(), self.config.shutdown.spread
+        shutdown, start = self.config.shutdown, trio.current_time()
+        time = max(shutdown.deadline - self.config.timeouts.close, shutdown.deadline / 2)
+        rate = max(shutdown.rate, len(sessions) / time)
         for index, session in enumerate(sessions):
-            await trio.sleep_until(start + spread * index / len(sessions))
+            await trio.sleep_until(start + index / rate)
             say_goodbye(session)
         await self.under_way.wait_none()
 

@@ -9,9 +9,11 @@ import attrs
 import pytest
 import trustme
 
+from proxy.config import route as route_module
 from proxy.config import upstream as upstream_module
 from proxy.config.load import parse_config
-from proxy.config.model import Config, Route
+from proxy.config.model import Config
+from proxy.config.route import Route
 from proxy.config.upstream import Probe, Rebalance, Upstream
 from proxy.io.tls import check_tls
 
@@ -49,6 +51,15 @@ def test_reference_gives_the_defaults(load: Any) -> None:
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
+    (route,) = config.routes
+    assert route == Route(
+        path=route.path,
+        upstream=route.upstream,
+        host=route.host,
+        listener=route.listener,
+        websocket=True,
+        origins=route.origins,
+    )
     upstream = config.upstreams["deepstream"]
     assert upstream == Upstream(
         nodes=upstream.nodes,
@@ -61,7 +72,7 @@ def test_reference_gives_the_defaults(load: Any) -> None:
 
 def test_reference_names_every_key() -> None:
     text = (CONF / "reference.toml").read_text()
-    classes = [Config, Route, *vars(upstream_module).values()]
+    classes = [Config, *vars(route_module).values(), *vars(upstream_module).values()]
     names = {
         field.name
         for one in classes

@@ -23,13 +23,14 @@ from proxy.config.model import (
     Listener,
     ListenerTls,
     Log,
-    Route,
     Shutdown,
     Timeouts,
 )
+from proxy.config.route import Ping, Route, SessionLimits
 from proxy.config.upstream import (
     DetectDrain,
     Discovery,
+    Drain,
     Hold,
     Node,
     NodeTls,
@@ -77,6 +78,27 @@ FULL: dict[str, Any] = {
             "listener": "public",
             "websocket": True,
             "origins": ["https://example.org"],
+            "frames": "lenient",
+            "limits": {
+                "message_bytes": 2000,
+                "node_message_bytes": 3000,
+                "frame_bytes": 1000,
+                "fragments": 8,
+                "messages_per_second": 10,
+                "bytes_per_second": 5000,
+                "burst": 3,
+                "exceeded": "close",
+                "controls_per_second": 20,
+                "held_bytes": 500_000,
+                "sessions": 90,
+                "sessions_per_address": 9,
+                "handshakes_per_second": 1.5,
+            },
+            "ping": {"client": 40, "node": 50, "timeout": 6},
+            "idle_timeout": 70,
+            "write_stall": 8,
+            "on_stall": "abort",
+            "on_removed": "keep",
         },
         {"prefix": "/api", "upstream": "deepstream"},
     ],
@@ -114,7 +136,7 @@ FULL: dict[str, Any] = {
             "panic": "refuse",
             "slow_start": 30,
             "detect_drain": {"closes": 20, "share": 0.25, "window": 2, "timeout": 60},
-            "drain_rate": 5,
+            "drain": {"rate": 5, "jitter": 0, "deadline": 60},
             "rebalance": {"tolerance": 0.5, "rate": 2},
             "max_session_age": 3600,
             "discovery": {
@@ -137,6 +159,7 @@ FULL: dict[str, Any] = {
         "body": 7.5,
         "close": 8.5,
         "linger": 9.5,
+        "hook": 10.5,
     },
     "limits": {
         "connections": 10,
@@ -145,8 +168,9 @@ FULL: dict[str, Any] = {
         "target_bytes": 1024,
         "headers": 50,
         "body_bytes": 0,
+        "addresses": 7,
     },
-    "shutdown": {"spread": 0, "deadline": 10.0},
+    "shutdown": {"rate": 10, "jitter": 1, "deadline": 10.0},
     "log": {"format": "json", "level": "debug", "access": False},
 }
 
@@ -216,6 +240,27 @@ def test_full(folder: Path) -> None:
         listener="public",
         websocket=True,
         origins=("https://example.org",),
+        frames="lenient",
+        limits=SessionLimits(
+            message_bytes=2000,
+            node_message_bytes=3000,
+            frame_bytes=1000,
+            fragments=8,
+            messages_per_second=10.0,
+            bytes_per_second=5000.0,
+            burst=3.0,
+            exceeded="close",
+            controls_per_second=20.0,
+            held_bytes=500_000,
+            sessions=90,
+            sessions_per_address=9,
+            handshakes_per_second=1.5,
+        ),
+        ping=Ping(client=40.0, node=50.0, timeout=6.0),
+        idle_timeout=70.0,
+        write_stall=8.0,
+        on_stall="abort",
+        on_removed="keep",
     )
     deepstream = Upstream(
         nodes=(
@@ -250,7 +295,7 @@ def test_full(folder: Path) -> None:
         panic="refuse",
         slow_start=30.0,
         detect_drain=DetectDrain(closes=20, share=0.25, window=2.0, timeout=60.0),
-        drain_rate=5.0,
+        drain=Drain(rate=5.0, jitter=0.0, deadline=60.0),
         rebalance=Rebalance(tolerance=0.5, rate=2.0),
         max_session_age=3600.0,
         discovery=Discovery(
@@ -279,6 +324,7 @@ def test_full(folder: Path) -> None:
             body=7.5,
             close=8.5,
             linger=9.5,
+            hook=10.5,
         ),
         limits=Limits(
             connections=10,
@@ -287,8 +333,9 @@ def test_full(folder: Path) -> None:
             target_bytes=1024,
             headers=50,
             body_bytes=0,
+            addresses=7,
         ),
-        shutdown=Shutdown(spread=0.0, deadline=10.0),
+        shutdown=Shutdown(rate=10.0, jitter=1.0, deadline=10.0),
         log=Log(format="json", level="debug", access=False),
     )
 
@@ -380,7 +427,6 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "upstreams.one.rest.longest",
             "must be at least first (60)",
         ),
-        ("more", "shutdown.spread = 60", "shutdown.deadline", "must be at least spread (60)"),
         ("route", 'prefix = "/"', "routes[0]", 'needs either "path" (exact) or "prefix"'),
         # Keys that are not known, at each level.
         ("more", "tiemouts = {}", "tiemouts", f"unknown key; allowed here: {SECTIONS}"),
@@ -427,7 +473,7 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "upstream",
             "frist = 1",
             "upstreams.one.frist",
-            "unknown key; allowed here: balance, detect_drain, discovery, drain_rate, hash_on, "
+            "unknown key; allowed here: balance, detect_drain, discovery, drain, hash_on, "
             "hold, max_session_age, nodes, panic, probe, rebalance, rest, slow_start, tls, "
             "unavailable_status",
         ),

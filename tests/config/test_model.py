@@ -18,10 +18,10 @@ from proxy.config.model import (
     Listener,
     ListenerTls,
     Log,
-    Route,
     Shutdown,
     Timeouts,
 )
+from proxy.config.route import Route
 from proxy.config.upstream import Node, Upstream
 
 TLS = ListenerTls(certificates=(Certificate(cert_file=Path("c"), key_file=Path("k")),))
@@ -50,7 +50,7 @@ def test_defaults_are_valid() -> None:
     assert one.workers == 1
     # One try fits into all tries, and sessions are gone before the deadline.
     assert one.timeouts.dial < one.timeouts.reach
-    assert one.shutdown.spread + one.timeouts.close < one.shutdown.deadline
+    assert one.timeouts.close < one.shutdown.deadline
 
 
 def test_values_are_frozen() -> None:
@@ -69,7 +69,8 @@ def test_values_are_frozen() -> None:
         (Limits, "head_bytes", 511, "must be from 512 to 1048576, not 511"),
         (Limits, "target_bytes", 2**20 + 1, "must be from 64 to 1048576, not 1048577"),
         (Limits, "headers", 10_001, "must be from 1 to 10000, not 10001"),
-        (Shutdown, "spread", -0.5, "must be from 0 to 86400, not -0.5"),
+        (Shutdown, "rate", 0.0, "must be from 0.01 to 1000000, not 0.0"),
+        (Shutdown, "jitter", 1.5, "must be from 0 to 1, not 1.5"),
     ],
 )
 def test_numbers_have_bounds(kind: type[Any], field: str, value: float, reason: str) -> None:
@@ -82,7 +83,6 @@ def test_numbers_have_bounds(kind: type[Any], field: str, value: float, reason: 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: Shutdown(spread=30.0, deadline=20.0), "deadline"),
         (lambda: Route(upstream="one"), ""),
         (lambda: Route(upstream="one", path="/", prefix="/"), ""),
     ],

@@ -201,7 +201,7 @@ CONFIG = """
 format = "json"
 
 [shutdown]
-spread = 0.5
+rate = 1000.0
 
 [[listeners]]
 name = "public"

@@ -58,7 +58,7 @@ async def test_nothing_moves_by_itself(autojump_clock: Clock) -> None:
 
 @pytest.mark.parametrize("how", ["by hand", "gone"])
 async def test_drained_node_is_emptied_at_a_pace(how: str, autojump_clock: Clock) -> None:
-    config = CONFIG.replace("[upstreams.nodes]", "[upstreams.nodes]\ndrain_rate = 4.0")
+    config = CONFIG.replace("[upstreams.nodes]", "[upstreams.nodes]\ndrain = { rate = 4.0 }")
     async with open_world(config) as world:
         upstream = world.service.upstreams["nodes"]
         first, second = upstream.nodes

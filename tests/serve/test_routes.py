@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.config.address import Address
-from proxy.config.model import Listener, Route
+from proxy.config.model import Listener
+from proxy.config.route import Route
 from proxy.errors import NoRoute, UpgradeRequired
 from proxy.serve.routes import Routes
 

@@ -25,7 +25,7 @@ LIMIT = 10.0
 
 TEMPLATE = """
 [shutdown]
-spread = 0.0
+rate = 1000000.0
 deadline = 5.0
 [timeouts]
 linger = 0.5

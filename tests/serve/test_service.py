@@ -34,7 +34,7 @@ class Goodbye(PumpRelay):
 
 
 async def test_sessions_are_closed_at_an_even_pace(autojump_clock: Clock) -> None:
-    async with open_world(CONFIG + "[shutdown]\nspread = 10.0\n") as world:
+    async with open_world(CONFIG + "[shutdown]\nrate = 10.0\n") as world:
         relays = [Goodbye() for _ in range(100)]
 
         async def live(relay: Goodbye) -> None:
