@@ -55,6 +55,7 @@ class Established:
     node: trio.abc.Stream
     early: tuple[bytes, bytes]
     tunnel: Tunnel
+    route: Route
     #: Has the lease and the node's connection.
     attempt: Attempt
 
@@ -125,7 +126,8 @@ class Connection:
         relay = self.service.relay(self.stream, established.node, tunnel)
         try:
             attempt = established.attempt
-            with self.service.live(relay, record, attempt.upstream, attempt.node):
+            route = established.route
+            with self.service.live(relay, record, route, attempt.upstream, attempt.node):
                 await relay.run(established.early)
         finally:
             if not tunnel.ending:
@@ -315,7 +317,7 @@ class Exchange:
             self._record.status = 101
             await self._http.send(answer)
             tunnel = Tunnel(reserved=handshake.reserved_bits(answer.headers.raw_items()))
-            established = Established(self._record, node.stream, early, tunnel, attempt)
+            established = Established(self._record, node.stream, early, tunnel, route, attempt)
             return established
         finally:
             if established is None:

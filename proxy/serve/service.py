@@ -12,6 +12,7 @@ from random import Random
 import trio
 
 from proxy.config.model import Config
+from proxy.config.route import Route
 from proxy.io.dial import NodeSecurity, dial
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
@@ -63,17 +64,29 @@ class Session:
         "quiet_since",
         "record",
         "relay",
+        "removed",
+        "route",
         "upstream",
     )
 
     def __init__(
-        self, service: Service, relay: Relay, record: Record, upstream: Upstream, node: Node
+        self,
+        service: Service,
+        relay: Relay,
+        record: Record,
+        route: Route,
+        upstream: Upstream,
+        node: Node,
     ) -> None:
         self._service = service
         self.relay = relay
         self.record = record
+        #: As it was when the session began.
+        self.route = route
         self.upstream = upstream
         self.node = node
+        #: Its route is in the configuration no more.
+        self.removed = False
         #: Times of the clock; `quiet_since` is as `observe` has found it.
         self.opened = trio.current_time()
         self.quiet_since = self.opened
@@ -197,9 +210,11 @@ class Service:
         finally:
             self._splicer = None
 
-    def live(self, relay: Relay, record: Record, upstream: Upstream, node: Node) -> Session:
+    def live(
+        self, relay: Relay, record: Record, route: Route, upstream: Upstream, node: Node
+    ) -> Session:
         """Return a session that is listed, and counted as under way, within its `with` block."""
-        return Session(self, relay, record, upstream, node)
+        return Session(self, relay, record, route, upstream, node)
 
     async def drain(self) -> None:
         """Refuse what is new, close sessions at an even pace, wait for all that is under way."""

@@ -38,7 +38,8 @@ def open_sessions(service: Service, upstream: Upstream, node: Node, count: int) 
     relays = [Counted() for _ in range(count)]
     for relay in relays:
         node.lease()
-        Session(service, relay, Record(id="1", client="c"), upstream, node).__enter__()
+        route = service.config.routes[0]
+        Session(service, relay, Record(id="1", client="c"), route, upstream, node).__enter__()
     return relays
 
 

@@ -108,7 +108,8 @@ class World:
         """Return a session of the first node."""
         upstream = self.service.upstreams["nodes"]
         record = Record(id="1", client="c")
-        return self.service.live(relay, record, upstream, upstream.nodes[0])
+        route = self.service.config.routes[0]
+        return self.service.live(relay, record, route, upstream, upstream.nodes[0])
 
     async def ask(self, request: bytes, *, surplus: bool = False) -> bytes:
         """Send a request on a new connection, hang up, and return all that comes back."""
