@@ -29,10 +29,13 @@ class Mover:
     def __init__(self, service: Service, upstream: Upstream) -> None:
         self._service = service
         self._upstream = upstream
-        self._config: UpstreamConfig = upstream.config
         self._random = Random()
         #: Of a rate below one a turn, what is left over for the next.
         self._owed: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def _config(self) -> UpstreamConfig:
+        return self._upstream.config
 
     async def run(self) -> None:
         """Move, until cancelled."""
