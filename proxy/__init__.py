@@ -15,7 +15,8 @@ Only the names in `__all__` are public.
 
 from .config.load import load_config, parse_config
 from .config.model import Config
-from .errors import ConfigError, TidegateError
+from .errors import ConfigError, NotRunning, TidegateError
+from .serve.reload import Reloaded
 from .serve.server import Server, open_proxy, serve
 
 __version__ = "0.1.0"
@@ -23,6 +24,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "ConfigError",
+    "NotRunning",
+    "Reloaded",
     "Server",
     "TidegateError",
     "__version__",

@@ -6,6 +6,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
 
     TidegateError
      +-- ConfigError                      a configuration file, never a connection
+     +-- NotRunning                       a proxy that is asked to reload, never a connection
      +-- ClientGone                       nobody is left to answer
      +-- Refusal                          one answer, made here
           +-- BadRequest        400       malformed, or readable in two ways
@@ -65,6 +66,7 @@ __all__ = [
     "NodeTlsError",
     "NodeUnwilling",
     "NotImplementedCoding",
+    "NotRunning",
     "OriginDenied",
     "Refusal",
     "RequestTimeout",
@@ -97,6 +99,10 @@ class ConfigError(TidegateError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class NotRunning(TidegateError):
+    """The proxy has not started yet, or is shutting down."""
 
 
 class ClientGone(TidegateError):

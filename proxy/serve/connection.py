@@ -173,6 +173,8 @@ class Exchange:
         established = None
         try:
             await self._wait(deadline)
+            # It may have waited for long.
+            self._timeouts = self._service.config.timeouts
             if not self._first:
                 deadline = trio.current_time() + self._timeouts.handshake
             with self._service.under_way:
@@ -282,10 +284,10 @@ class Exchange:
             request.headers.raw_items(),
             route.origins,
         )
+        upstream = self._service.upstreams[route.upstream]
         # h11 sees the end of the request before it lets go of HTTP.
         if await self._http.read_body() is not None:
             raise AssertionError("a handshake was checked to have no body")
-        upstream = self._service.upstreams[route.upstream]
         facts = self._facts()
 
         async def ask(attempt: Attempt) -> tuple[NodeHttp, Answer]:

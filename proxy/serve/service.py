@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 import select
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -17,7 +19,7 @@ from proxy.io.dial import NodeSecurity, dial
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splicer
-from proxy.io.tls import listener_contexts, upstream_contexts
+from proxy.io.tls import Contexts, make_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
 from proxy.observe.record import Record
@@ -85,7 +87,7 @@ class Session:
         self.route = route
         self.upstream = upstream
         self.node = node
-        #: Its route is in the configuration no more.
+        #: Its route, or the upstream, is in the configuration no more.
         self.removed = False
         #: Times of the clock; `quiet_since` is as `observe` has found it.
         self.opened = trio.current_time()
@@ -152,24 +154,76 @@ class Service:
     def __init__(
         self, config: Config, *, on_record: Callable[[Record], object] | None = None
     ) -> None:
-        self.config = config
-        self.routes = Routes(config.routes)
-        self.listener_contexts = listener_contexts(config)
         self.random = Random()
-        self.upstreams = {
-            name: Upstream(name, one, self.random) for name, one in config.upstreams.items()
-        }
-        self.head_limits = HeadLimits(
-            config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
-        )
         self.sessions: set[Session] = set()
+        self.upstreams: dict[str, Upstream] = {}
+        #: Those that are in the configuration no more, while anybody holds on to them.
+        self.leaving: dict[str, Upstream] = {}
+        self._upstream_contexts: WeakKeyDictionary[Upstream, ssl.SSLContext] = WeakKeyDictionary()
+        contexts = make_contexts(config)
+        self._go_by(config, contexts, self.new_upstreams(config, contexts))
         self.draining = False
         self.on_record = on_record or log.access
-        self._upstream_contexts = upstream_contexts(config)
         self._splicer: Splicer | None = None
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
         #: The requests and sessions that are being served; a drain waits for them.
         self.under_way = Gauge()
+
+    def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
+        self.config = config
+        self.contexts = contexts
+        self.routes = Routes(config.routes)
+        self.head_limits = HeadLimits(
+            config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
+        )
+        self.upstreams = {name: upstreams[name] for name in config.upstreams}
+        self.leaving = {name: one for name, one in upstreams.items() if name not in self.upstreams}
+        for name, context in contexts.upstreams.items():
+            self._upstream_contexts[self.upstreams[name]] = context
+
+    def new_upstreams(self, config: Config, contexts: Contexts) -> dict[str, Upstream]:
+        """Make those that a configuration adds; no request finds one before `reconfigure`."""
+        known = self.upstreams.keys() | self.leaving.keys()
+        new = {
+            name: Upstream(name, one, self.random)
+            for name, one in config.upstreams.items()
+            if name not in known
+        }
+        for name in new.keys() & contexts.upstreams.keys():
+            self._upstream_contexts[new[name]] = contexts.upstreams[name]
+        return new
+
+    def reconfigure(
+        self, config: Config, contexts: Contexts, new: dict[str, Upstream], now: float
+    ) -> int:
+        """Go by another configuration; what is under way goes on as it began.
+
+        `new` are the upstreams that it adds; one that was leaving is taken up again.  Returns how
+        many sessions have lost their route, or their node, by it.
+        """
+        known = self.upstreams | self.leaving
+        wanted = [node for upstream in known.values() for node in upstream.nodes if node.wanted]
+        for name in known.keys() & config.upstreams.keys():
+            if known[name].config != config.upstreams[name]:
+                known[name].reconfigure(config.upstreams[name], now)
+        self._go_by(config, contexts, known | new)
+        return self._note_removed({node for node in wanted if not node.wanted})
+
+    def _note_removed(self, lost: set[Node]) -> int:
+        affected = 0
+        # There are many more sessions than routes, and all else waits meanwhile.
+        removed: dict[int, bool] = {}
+        for session in self.sessions:
+            route = id(session.route)
+            if route not in removed:
+                removed[route] = self._is_removed(session.route)
+            was, session.removed = session.removed, removed[route]
+            if (session.removed and not was) or session.node in lost:
+                affected += 1
+        return affected
+
+    def _is_removed(self, route: Route) -> bool:
+        return route not in self.routes or route.upstream not in self.upstreams
 
     def next_id(self) -> str:
         """Return a name for a request: unique, and not to be guessed from another process's."""
@@ -179,7 +233,7 @@ class Service:
         """Return the TLS towards a node; the name that it has to prove is the configured one."""
         if (tls := upstream.config.tls) is None:
             return None
-        context = self._upstream_contexts[upstream.name]
+        context = self._upstream_contexts[upstream]
         return NodeSecurity(context, tls.server_name or node.config.address.host)
 
     async def dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
@@ -214,12 +268,15 @@ class Service:
         self, relay: Relay, record: Record, route: Route, upstream: Upstream, node: Node
     ) -> Session:
         """Return a session that is listed, and counted as under way, within its `with` block."""
-        return Session(self, relay, record, route, upstream, node)
+        session = Session(self, relay, record, route, upstream, node)
+        # It may have been on its way here while that was taken away.
+        session.removed = self._is_removed(route)
+        return session
 
     async def drain(self) -> None:
         """Refuse what is new, close sessions at an even pace, wait for all that is under way."""
         self.draining = True
-        for upstream in self.upstreams.values():
+        for upstream in (*self.upstreams.values(), *self.leaving.values()):
             upstream.hold.release_all()
         sessions = list(self.sessions)
         shutdown, start = self.config.shutdown, trio.current_time()
