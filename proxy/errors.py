@@ -21,8 +21,9 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           +-- NoRoute           404
           +-- MethodNotAllowed  405
           +-- UpgradeRequired   426       a plain request on a WebSocket route
-          +-- TooMany           429       of this client address
-          +-- Draining, Full, HoldFull, RouteFull  503   we chose not to serve
+          +-- NotNow            503       we chose not to serve
+          |    +-- Draining, Full, HoldFull, RouteFull
+          |    +-- TooMany        429     of this client address
           +-- NoNode            500       nobody to ask
           +-- InternalError     500       a bug here
           +-- NodeError         502       a node was asked and is broken
@@ -65,6 +66,7 @@ __all__ = [
     "NodeTlsError",
     "NodeUnwilling",
     "NotImplementedCoding",
+    "NotNow",
     "OriginDenied",
     "Refusal",
     "RequestTimeout",
@@ -208,57 +210,46 @@ class UpgradeRequired(Refusal):
         super().__init__(headers=[(b"Upgrade", b"websocket")])
 
 
-class Draining(Refusal):
+class NotNow(Refusal):
+    """We chose not to serve; `retry_after` seconds later we may."""
+
     status = 503
+    token = "connection_limit_reached"
+    summary = "The proxy serves no more at the moment."
+
+    def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
+        super().__init__(detail, headers=[(b"Retry-After", b"%d" % retry_after)])
+
+
+class Draining(NotNow):
     token = "proxy_internal_response"
     closes = True
     summary = "The proxy is shutting down."
 
-    def __init__(self, retry_after: int = 1) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
+    def __init__(self) -> None:
+        super().__init__(retry_after=1)
 
 
-class Full(Refusal):
-    status = 503
-    token = "connection_limit_reached"
+class Full(NotNow):
     closes = True
     summary = "The proxy has reached its connection limit."
 
-    def __init__(self, retry_after: int = 5) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
-
-class HoldFull(Refusal):
+class HoldFull(NotNow):
     """There is no node, and as many wait for one as may."""
 
-    status = 503
-    token = "connection_limit_reached"
     summary = "Too many requests wait for a node already."
 
-    def __init__(self, retry_after: int = 5) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
-
-class RouteFull(Refusal):
-    """The route has all the sessions it may have."""
-
-    status = 503
-    token = "connection_limit_reached"
+class RouteFull(NotNow):
     summary = "This route has reached its limit of sessions."
 
-    def __init__(self, retry_after: int = 5) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
-
-class TooMany(Refusal):
+class TooMany(NotNow):
     """One client address has, or asks for, more sessions than the route allows."""
 
     status = 429
-    token = "connection_limit_reached"
     summary = "Too many sessions for this address."
-
-    def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
-        super().__init__(detail, headers=[(b"Retry-After", b"%d" % retry_after)])
 
 
 class NoNode(Refusal):

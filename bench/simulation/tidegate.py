@@ -20,7 +20,7 @@ from proxy.pool.node import Lease
 from proxy.pool.node import Node as PoolNode
 from proxy.pool.rebalance import choose, surplus
 from proxy.pool.upstream import Upstream
-from proxy.wire.frames import NO_STATUS
+from proxy.wire.closing import NO_STATUS
 
 from .clients import Client, Request
 from .driver import Reach, Watch

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import attrs
 
-from proxy.wire.tunnel import Ending, Party, Side, Tunnel
+from proxy.wire.closing import Ending, Party
+from proxy.wire.tunnel import Side, Tunnel
 
 
 @attrs.define(kw_only=True)

@@ -32,6 +32,7 @@ from proxy.errors import (
     ResponseTimeout,
 )
 from proxy.io.http1 import ClientHttp, NodeHttp
+from proxy.io.terms import Terms
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
@@ -55,6 +56,7 @@ class Established:
     node: trio.abc.Stream
     early: tuple[bytes, bytes]
     tunnel: Tunnel
+    terms: Terms
     route: Route
     #: Has the lease and the node's connection.
     attempt: Attempt
@@ -123,7 +125,7 @@ class Connection:
         """Relay frames until both sides are done, and account for it."""
         record, tunnel = established.record, established.tunnel
         started = trio.current_time()
-        relay = self.service.relay(self.stream, established.node, tunnel)
+        relay = self.service.relay(self.stream, established.node, tunnel, established.terms)
         try:
             attempt = established.attempt
             route = established.route
@@ -316,8 +318,11 @@ class Exchange:
             early = (self._http.early_data(), node.early_data())
             self._record.status = 101
             await self._http.send(answer)
-            tunnel = Tunnel(reserved=handshake.reserved_bits(answer.headers.raw_items()))
-            established = Established(self._record, node.stream, early, tunnel, route, attempt)
+            terms = self._service.terms(route)
+            tunnel = terms.make_tunnel(handshake.reserved_bits(answer.headers.raw_items()))
+            established = Established(
+                self._record, node.stream, early, tunnel, terms, route, attempt
+            )
             return established
         finally:
             if established is None:

@@ -84,6 +84,7 @@ class Server:
     ) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
+            background.start_soon(self.service.timers.run)
             await self._start_keepers(background)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:

@@ -16,14 +16,17 @@ from proxy.config.route import Route
 from proxy.io.dial import NodeSecurity, dial
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
-from proxy.io.splice import Splicer
+from proxy.io.splice import Splice
+from proxy.io.splicer import Splicer
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.io.tls import listener_contexts, upstream_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
 from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
-from proxy.wire.frames import NO_STATUS
+from proxy.wire.closing import NO_STATUS
 from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
 
@@ -167,6 +170,9 @@ class Service:
         self.on_record = on_record or log.access
         self._upstream_contexts = upstream_contexts(config)
         self._splicer: Splicer | None = None
+        self.timers = Timers()
+        #: By a route's identity: its hash would cost more than it saves.
+        self._terms: dict[int, Terms] = {}
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
         #: The requests and sessions that are being served; a drain waits for them.
         self.under_way = Gauge()
@@ -186,16 +192,26 @@ class Service:
         """Connect to a node, see `io.dial`."""
         return await dial(node.address, self.security(upstream, node), limit=limit)
 
-    def relay(self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel) -> Relay:
+    def relay(
+        self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel, terms: Terms
+    ) -> Relay:
         """Return the best relay for two streams."""
-        timeout = self.config.timeouts.close
+        # Sessions that began together should not all be pinged together.
+        stagger = self.random.random()
         if (
             self._splicer is not None
             and isinstance(client, SocketTransport)
             and isinstance(node, SocketTransport)
         ):
-            return self._splicer.splice(client, node, tunnel, close_timeout=timeout)
-        return PumpRelay(client, node, tunnel, close_timeout=timeout)
+            return Splice(self._splicer, client, node, tunnel, terms, self.timers, stagger=stagger)
+        return PumpRelay(client, node, tunnel, terms, self.timers, stagger=stagger)
+
+    def terms(self, route: Route) -> Terms:
+        """Return the settings of a route's sessions."""
+        terms = self._terms.get(id(route))
+        if terms is None:
+            terms = self._terms[id(route)] = Terms.of(route, self.config.timeouts.close)
+        return terms
 
     async def run_splicer(self) -> None:
         """Serve sessions over sockets the fast way, for as long as this runs.

@@ -188,7 +188,10 @@ async def test_client_that_waits_for_100_continue_gets_it() -> None:
         await send.send_all(b"x")
 
 
-@pytest.mark.parametrize("refusal", [NoRoute(), Full(7), WrongVersion(), BadRequest("why")])
+REFUSALS = [NoRoute(), Full(retry_after=7), WrongVersion(), BadRequest("why")]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
 async def test_refusals(refusal: Refusal) -> None:
     send, http, peer = client()
     await send.send_all(GET)

@@ -7,12 +7,16 @@ import trio
 import trio.testing
 
 from proxy.io.relay import Relay
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 from proxy.serve.move import Mover
 from proxy.serve.service import Service, Session
-from proxy.wire.tunnel import Ending, Tunnel
+from proxy.wire.closing import Ending
+from proxy.wire.liveness import LegView
+from proxy.wire.tunnel import Side, Tunnel
 
 from .world import CONFIG, open_world
 
@@ -23,11 +27,14 @@ class Counted(Relay):
     """A relay that notes when it was told to end."""
 
     def __init__(self) -> None:
-        super().__init__(Tunnel(), close_timeout=1.0)
+        super().__init__(Tunnel(), Terms(), Timers())
         self.closed: tuple[float, Ending, str] | None = None
 
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:
         raise AssertionError("not run here")
+
+    def view(self, side: Side) -> LegView:
+        return LegView()
 
     def _wake(self) -> None:
         assert self.tunnel.ending is not None

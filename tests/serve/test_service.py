@@ -10,6 +10,8 @@ import trio.testing
 
 from proxy.io.pump import PumpRelay
 from proxy.io.splice import Splice
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.io.transport import SocketTransport
 from proxy.wire.tunnel import Tunnel
 from tests.io.rig import socket_pair
@@ -24,7 +26,7 @@ class Goodbye(PumpRelay):
 
     def __init__(self) -> None:
         streams = trio.testing.memory_stream_pair()
-        super().__init__(*streams, Tunnel(), close_timeout=1)
+        super().__init__(*streams, Tunnel(), Terms(), Timers())
         self.told: list[tuple[float, int, int]] = []
         self.over = trio.Event()
 
@@ -92,7 +94,7 @@ async def test_without_epoll_all_are_pumped(monkeypatch: pytest.MonkeyPatch) -> 
         await world.service.run_splicer()
         sockets: tuple[SocketTransport, SocketTransport] = socket_pair()
 
-        assert isinstance(world.service.relay(*sockets, Tunnel()), PumpRelay)
+        assert isinstance(world.service.relay(*sockets, Tunnel(), Terms()), PumpRelay)
         for transport in sockets:
             transport.close()
 
@@ -112,8 +114,8 @@ async def test_sockets_are_spliced_and_other_streams_are_pumped() -> None:
         memory = trio.testing.memory_stream_pair()
         sockets: tuple[SocketTransport, SocketTransport] = socket_pair()
 
-        assert isinstance(world.service.relay(*sockets, Tunnel()), Splice)
-        assert isinstance(world.service.relay(*memory, Tunnel()), PumpRelay)
-        assert isinstance(world.service.relay(sockets[0], memory[0], Tunnel()), PumpRelay)
+        assert isinstance(world.service.relay(*sockets, Tunnel(), Terms()), Splice)
+        assert isinstance(world.service.relay(*memory, Tunnel(), Terms()), PumpRelay)
+        assert isinstance(world.service.relay(sockets[0], memory[0], Tunnel(), Terms()), PumpRelay)
         for transport in sockets:
             transport.close()

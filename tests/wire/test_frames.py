@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
-from proxy.wire.frames import MAX_CONTROL, FrameError, Scanner, parse_close, sendable, unmask
+from proxy.wire.closing import FrameError, parse_close, sendable
+from proxy.wire.frames import MAX_CONTROL, Scanner, unmask
 
 from .strategies import cuts, frame, streams
 

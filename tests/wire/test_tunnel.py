@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 
-from proxy.wire.tunnel import MAX_PINGS, Side, Tunnel
+from proxy.wire.tunnel import Side, Tunnel
 
 from .strategies import cuts, frame, messages
 
@@ -303,35 +303,28 @@ def test_own_pong_is_swallowed_and_others_pass(feed: Feed) -> None:
     assert tunnel.take(NODE) == before + after + frame(10, b"ours", key=KEY)
 
 
-def test_a_pong_answers_earlier_pings_too() -> None:
-    tunnel = Tunnel()
-    tunnel.ping(NODE, b"1")
-    tunnel.ping(NODE, b"2")
-    tunnel.received(NODE, frame(10, b"2"))
-
-    assert tunnel.take(CLIENT) == b""
-    assert tunnel.legs[NODE].pings == []
-
-
-def test_pings_are_bounded_and_end_with_the_session() -> None:
+def test_one_ping_at_a_time_and_none_at_the_end() -> None:
     tunnel = Tunnel()
 
-    assert all(tunnel.ping(CLIENT, bytes([n])) for n in range(MAX_PINGS))
-    assert not tunnel.ping(CLIENT, b"one more")
+    assert tunnel.ping(CLIENT, b"one")
+    assert not tunnel.ping(CLIENT, b"two")
+    tunnel.received(CLIENT, frame(10, b"one", key=KEY))
+    assert tunnel.ping(CLIENT, b"three")
     tunnel.lost(NODE)
     assert not tunnel.ping(NODE, b"gone")
+    assert not tunnel.ping(CLIENT, b"closing")
 
 
-def test_ping_waits_for_a_boundary_and_the_stream_goes_on() -> None:
+def test_no_ping_within_a_frame_but_between_fragments() -> None:
     tunnel = Tunnel()
-    data = frame(2, b"x" * 100) * 2
-    tunnel.received(NODE, data[:50])
-    tunnel.ping(CLIENT, b"now")
-    tunnel.received(NODE, data[50:])
-    seen = Peer.read(CLIENT, tunnel.take(CLIENT))
+    first = frame(2, b"x" * 100, fin=False)
+    tunnel.received(NODE, first[:50])
+    assert not tunnel.ping(CLIENT, b"now")
+    tunnel.received(NODE, first[50:])
+    assert tunnel.ping(CLIENT, b"now")
+    tunnel.received(NODE, frame(0, b"y"))
 
-    assert seen == Peer([b"x" * 100] * 2, [b"now"], None)
-    assert tunnel.scanners[NODE].plain(data, len(data))
+    assert Peer.read(CLIENT, tunnel.take(CLIENT)) == Peer([b"x" * 100 + b"y"], [b"now"], None)
 
 
 @st.composite
