@@ -43,6 +43,7 @@ from proxy.wire.headers import ClientFacts, get
 from proxy.wire.keys import hash_key
 from proxy.wire.tunnel import Tunnel
 
+from .admission import Place
 from .forward import Forward, relay_response
 from .reach import Attempt, Reach
 from .service import Service
@@ -60,6 +61,7 @@ class Established:
     route: Route
     #: Has the lease and the node's connection.
     attempt: Attempt
+    place: Place
 
 
 @attrs.define
@@ -139,6 +141,7 @@ class Connection:
             try:
                 self.service.on_record(record)
             finally:
+                established.place.release()
                 await established.attempt.release()
 
     async def _hang_up(self) -> None:
@@ -287,6 +290,18 @@ class Exchange:
         # h11 sees the end of the request before it lets go of HTTP.
         if await self._http.read_body() is not None:
             raise AssertionError("a handshake was checked to have no body")
+        place = self._service.admit(route, self._facts().address)
+        established = None
+        try:
+            established = await self._establish(request, upgrade, route, place)
+        finally:
+            if established is None:
+                place.release()
+        return established
+
+    async def _establish(
+        self, request: h11.Request, upgrade: handshake.Upgrade, route: Route, place: Place
+    ) -> Established | None:
         upstream = self._service.upstreams[route.upstream]
         facts = self._facts()
 
@@ -321,7 +336,7 @@ class Exchange:
             terms = self._service.terms(route)
             tunnel = terms.make_tunnel(handshake.reserved_bits(answer.headers.raw_items()))
             established = Established(
-                self._record, node.stream, early, tunnel, terms, route, attempt
+                self._record, node.stream, early, tunnel, terms, route, attempt, place
             )
             return established
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import select
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -30,6 +31,7 @@ from proxy.wire.closing import NO_STATUS
 from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
 
+from .admission import Admission, Place
 from .routes import Routes
 
 
@@ -170,6 +172,8 @@ class Service:
         self.on_record = on_record or log.access
         self._upstream_contexts = upstream_contexts(config)
         self._splicer: Splicer | None = None
+        #: By a route's name: they outlive its settings.
+        self._admissions: defaultdict[str, Admission] = defaultdict(Admission)
         self.timers = Timers()
         #: By a route's identity: its hash would cost more than it saves.
         self._terms: dict[int, Terms] = {}
@@ -205,6 +209,16 @@ class Service:
         ):
             return Splice(self._splicer, client, node, tunnel, terms, self.timers, stagger=stagger)
         return PumpRelay(client, node, tunnel, terms, self.timers, stagger=stagger)
+
+    def admit(self, route: Route, client: str) -> Place:
+        """Return a place for one more session of a route.
+
+        Raises:
+            TooMany, RouteFull: there is none.
+        """
+        admission = self._admissions[route.name]
+        remembered = self.config.limits.addresses
+        return admission.admit(route.limits, client, trio.current_time(), remembered)
 
     def terms(self, route: Route) -> Terms:
         """Return the settings of a route's sessions."""
