@@ -103,10 +103,12 @@ class Scanner:
         "_held",
         "_largest",
         "_mask_bit",
+        "_medium",
         "_message",
         "_overhead",
         "_reserved",
         "_rules",
+        "_small",
         "_special",
         "_watched",
         "bytes",
@@ -127,6 +129,9 @@ class Scanner:
         self._fragments = 0
         self._mask_bit = 0x80 if masked else 0
         self._overhead = 6 if masked else 2
+        # A small frame's second byte is its size and this; larger ones begin at that size.
+        self._small = self._mask_bit - self._overhead
+        self._medium = 126 + self._overhead
         self._reserved = reserved
         self._held = b""
         self._watched = False
@@ -139,10 +144,8 @@ class Scanner:
         self.stopped = False
         #: Released: bytes in all, and whole data messages, counted as their last frame begins;
         #: and of the bytes those of control frames.
-        self.bytes = 0
-        self.messages = 0
-        self.controls = 0
-        self.control_bytes = 0
+        self.bytes = self.messages = 0
+        self.controls = self.control_bytes = 0
 
     @property
     def watched(self) -> bool:
@@ -166,6 +169,13 @@ class Scanner:
             self.left = left - size
             self.bytes += size
             return True
+        if not left and self._overhead <= size < self._medium:
+            # Nearly always: one small frame.
+            first = data[0]
+            if (first == 0x82 or first == 0x81) and data[1] == size + self._small:
+                self.messages += 1
+                self.bytes += size
+                return True
         # From here on `left` is where the next frame begins; at the end it may lie past `size`.
         messages = 0
         mask_bit = self._mask_bit
