@@ -107,7 +107,9 @@ class WebSocket:
                 if event.message_finished:
                     break
             elif isinstance(event, Ping):
-                await self._send(event.response())
+                # A Close that came right behind it has ended what may be sent.
+                if self._ws.state is ConnectionState.OPEN:
+                    await self._send(event.response())
             elif isinstance(event, CloseConnection):
                 if self._ws.state is ConnectionState.REMOTE_CLOSING:
                     await self._send(event.response())

@@ -103,18 +103,16 @@ class Liveness:
 
     def check(self, now: float, legs: tuple[LegView, LegView]) -> Verdict | float:
         """Look at all of it, and ping who is due; return a verdict, or when to look again."""
-        due = self._idle(now)
+        due = _NEVER
+        looks = [self._idle(now)]
         for side in Side:
-            if isinstance(due, Verdict):
-                return due
-            stalled = self._stalled(side, now, legs[side])
-            if isinstance(stalled, Verdict):
-                return stalled
-            silent = self._silent(side, now, legs[side])
-            if isinstance(silent, Verdict):
-                return silent
-            due = min(due, stalled, silent)
-        return due
+            looks += self._stalled(side, now, legs[side]), self._silent(side, now, legs[side])
+        for found in looks:
+            if isinstance(found, Verdict):
+                return found
+            due = min(due, found)
+        # Only now: nobody should be pinged who is told goodbye.
+        return min(due, *(self._ping(side, now, legs[side]) for side in Side))
 
     def blocked(self, now: float) -> float:
         """Return when to look at a leg that has just begun not to take what it is sent."""
@@ -145,10 +143,8 @@ class Liveness:
 
     def _silent(self, side: Side, now: float, view: LegView) -> Verdict | float:
         pulse, timeout = self.legs[side], self._patience.ping_timeout
-        if not self._patience.ping[side]:
+        if pulse.pinged is None:
             return _NEVER
-        if pulse.pinged is None and not self._ping(side, now, view):
-            return pulse.due
         seen = self._tunnel.scanners[side].bytes
         if seen != pulse.bytes or not view.reads:
             pulse.bytes, pulse.heard = seen, now
@@ -157,20 +153,22 @@ class Liveness:
             return Verdict(ending, f"no answer to a ping for {timeout:g} s")
         return pulse.heard + timeout
 
-    def _ping(self, side: Side, now: float, view: LegView) -> bool:
-        """Send a ping if it is time; return whether one was sent."""
-        pulse = self.legs[side]
+    def _ping(self, side: Side, now: float, view: LegView) -> float:
+        """Send a ping if it is time; return when to look again."""
+        pulse, interval = self.legs[side], self._patience.ping[side]
+        if not interval or pulse.pinged is not None:
+            return _NEVER
         if now < pulse.due:
-            return False
+            return pulse.due
         if view.backlog is not None:
-            pulse.due = now + self._patience.ping[side]
-            return False
-        if not self._tunnel.ping(side, b"%s%d" % (_TAG, next(self._numbers))):
+            pulse.due = now + interval
+        elif self._tunnel.ping(side, b"%s%d" % (_TAG, next(self._numbers))):
+            pulse.pinged = pulse.heard = now
+            pulse.bytes = self._tunnel.scanners[side].bytes
+            return now + self._patience.ping_timeout
+        else:
             pulse.due = now + _RETRY
-            return False
-        pulse.pinged = pulse.heard = now
-        pulse.bytes = self._tunnel.scanners[side].bytes
-        return True
+        return pulse.due
 
 
 _NEVER: Final = float("inf")
