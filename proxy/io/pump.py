@@ -46,6 +46,8 @@ class PumpRelay(Relay):
         self._locks = (trio.Lock(), trio.Lock())
         # Being sent to.  A send that was cancelled has sent nobody knows how much.
         self._torn = [False, False]
+        # How many bytes are being sent.
+        self._sending = [0, 0]
         # The pump that reads from a side is waiting for just that.
         self._reading = [False, False]
         self._ending = trio.Event()
@@ -133,6 +135,9 @@ class PumpRelay(Relay):
         finally:
             self._reading[side] = False
 
+    def held(self, side: Side) -> int:
+        return self._sending[side] + len(self.tunnel.legs[side].outbox)
+
     def view(self, side: Side) -> LegView:
         if not self._torn[side]:
             return LegView(self._reading[side])
@@ -151,11 +156,11 @@ class PumpRelay(Relay):
         for side in sides:
             async with self._locks[side]:
                 if (data := self.tunnel.take(side)) and not self._torn[side]:
-                    self._torn[side] = True
+                    self._torn[side], self._sending[side] = True, len(data)
                     self._timer.hasten(self.liveness.blocked(trio.current_time()))
                     try:
                         await self._streams[side].send_all(data)
-                        self._torn[side] = False
+                        self._torn[side], self._sending[side] = False, 0
                     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                         self.tunnel.lost(side, str(exc))
 

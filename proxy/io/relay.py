@@ -64,6 +64,16 @@ class Relay(ABC):
     def view(self, side: Side) -> LegView:
         """Return what the tunnel does not know of a leg."""
 
+    @abstractmethod
+    def held(self, side: Side) -> int:
+        """Return how many bytes wait here for a side to take them."""
+
+    @property
+    def rtts(self) -> tuple[float | None, float | None]:
+        """The seconds from our last ping to its pong, of the client and the node."""
+        client, node = self.liveness.legs
+        return client.rtt, node.rtt
+
     def close(self, ending: Ending, client_code: int, node_code: int, reason: str) -> None:
         """End the session with a Close to each side; `run` goes on until they have answered."""
         self.tunnel.close(ending, client_code, node_code, reason)

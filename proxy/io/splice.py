@@ -131,6 +131,9 @@ class Splice(Relay):
         self._wake()
         return math.inf
 
+    def held(self, side: Side) -> int:
+        return len(self._legs[side].transport.backlog) + len(self.tunnel.legs[side].outbox)
+
     def view(self, side: Side) -> LegView:
         leg = self._legs[side]
         if not leg.transport.backlog:

@@ -45,6 +45,9 @@ class Record:
     bytes_from_node: int = 0
     messages_from_client: int = 0
     messages_from_node: int = 0
+    #: From our last ping that was answered to its pong.
+    rtt_client: float | None = None
+    rtt_node: float | None = None
     tls_time: float | None = None
     head_time: float | None = None
     dial_time: float | None = None

@@ -138,6 +138,8 @@ class Connection:
                 tunnel.ending = "cancelled"
             record.session_time = trio.current_time() - started
             record.take(tunnel)
+            record.rtt_client, record.rtt_node = relay.rtts
+            self.service.endings[tunnel.ending] += 1
             try:
                 self.service.on_record(record)
             finally:

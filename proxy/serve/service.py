@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import select
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -24,10 +24,11 @@ from proxy.io.timers import Timers
 from proxy.io.tls import listener_contexts, upstream_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
+from proxy.observe.live import Look, SessionStatistics
 from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
-from proxy.wire.closing import NO_STATUS
+from proxy.wire.closing import NO_STATUS, Ending
 from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
 
@@ -62,6 +63,7 @@ class Session:
 
     __slots__ = (
         "_age_factor",
+        "_look",
         "_seen",
         "_service",
         "node",
@@ -96,6 +98,7 @@ class Session:
         self.opened = trio.current_time()
         self.quiet_since = self.opened
         self._seen = 0
+        self._look = Look(self.opened)
         # Sessions that began together should not be moved together.
         self._age_factor = service.random.uniform(0.9, 1.1)
 
@@ -136,6 +139,26 @@ class Session:
         if seen != self._seen:
             self._seen, self.quiet_since = seen, now
 
+    def statistics(self, now: float) -> SessionStatistics:
+        """Return what can be seen of it at this moment."""
+        self.observe(now)
+        relay, record = self.relay, self.record
+        held = relay.held(Side.CLIENT), relay.held(Side.NODE)
+        client, node = self._look.legs(relay.tunnel, now, held, relay.rtts)
+        return SessionStatistics(
+            id=record.id,
+            client=record.client,
+            listener=record.listener,
+            route=record.route,
+            upstream=self.upstream.name,
+            node=self.node.name,
+            age=now - self.opened,
+            quiet=now - self.quiet_since,
+            ending=relay.tunnel.ending,
+            from_client=client,
+            from_node=node,
+        )
+
     def age(self, now: float) -> float:
         """Return the seconds since it began, give or take a tenth, always the same for one."""
         return (now - self.opened) * self._age_factor
@@ -168,6 +191,8 @@ class Service:
             config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
         )
         self.sessions: set[Session] = set()
+        #: Of the sessions that were, how many ended how.
+        self.endings: Counter[Ending] = Counter()
         self.draining = False
         self.on_record = on_record or log.access
         self._upstream_contexts = upstream_contexts(config)
