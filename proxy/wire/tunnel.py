@@ -29,7 +29,7 @@ from typing import Final, Literal
 import attrs
 from wsproto.frame_protocol import FrameProtocol
 
-from .frames import NO_STATUS, Control, Opcode, Scan, Scanner, parse_close
+from .frames import NO_STATUS, Control, FrameError, Opcode, Scan, Scanner, parse_close
 
 
 class Side(IntEnum):
@@ -52,6 +52,7 @@ Ending = Literal[
     "node_error",
     "shutdown",
     "moved",
+    "hook",
     "cancelled",
 ]
 Party = Literal["client", "node", "proxy"]
@@ -64,6 +65,7 @@ _PARTY: Final[dict[Ending, Party]] = {
     "node_error": "node",
     "shutdown": "proxy",
     "moved": "proxy",
+    "hook": "proxy",
     "cancelled": "proxy",
 }
 #: What the other side is told when this one broke the protocol.
@@ -136,10 +138,14 @@ class Tunnel:
             if control.opcode == Opcode.CLOSE:
                 self._closed(side, control)
         if scan.error is not None:
-            self._end("client_error" if side is Side.CLIENT else "node_error", scan.error.reason)
-            leg.deaf = True
-            self._send_close(side, scan.error.code, scan.error.reason)
-            self._send_close(side.other, _BLAME[side.other], "")
+            self.offend(side, scan.error, "client_error" if side is Side.CLIENT else "node_error")
+
+    def offend(self, side: Side, error: FrameError, ending: Ending) -> None:
+        """End the session for what this side sent: a Close that says so, and one for the other."""
+        self._end(ending, error.reason)
+        self.legs[side].deaf = True
+        self._send_close(side, error.code, error.reason)
+        self._send_close(side.other, _BLAME[side.other], "")
 
     def lost(self, side: Side, detail: str = "") -> None:
         """Note that nothing comes from this side any more: end of stream, reset, time-out."""
