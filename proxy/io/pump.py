@@ -84,10 +84,13 @@ class PumpRelay(Relay):
                 self.tunnel.lost(side, str(exc))
             else:
                 if data:
-                    self.tunnel.received(side, bytes(data))
+                    await self._received(side, bytes(data))
                 else:
                     self.tunnel.lost(side, "end of stream")
             await self._act((side.other, side))
+
+    async def _received(self, side: Side, data: bytes) -> None:
+        self.tunnel.received(side, data)
 
     async def _flush_when_woken(self) -> None:
         while True:

@@ -13,6 +13,8 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import CloseConnection, Event
 
+from proxy.config.route import SessionLimits
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splicer
@@ -112,7 +114,7 @@ async def _streams(
     kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> tuple[trio.abc.Stream, trio.abc.Stream, trio.abc.Stream, trio.abc.Stream]:
     """Return the client's end, the relay's two, and the node's."""
-    if kind == "memory":
+    if kind in ("memory", "messages"):
         client, near = trio.testing.memory_stream_pair()
         far, node = trio.testing.memory_stream_pair()
         return client, near, far, node
@@ -133,13 +135,15 @@ async def open_rig(
     early: tuple[bytes, bytes] = (b"", b""),
     close_timeout: float = 5.0,
     reserved: int = 0,
+    limits: SessionLimits | None = None,
 ) -> AsyncIterator[Rig]:
-    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls` or `memory`."""
+    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`."""
     with trio.fail_after(LIMIT):
         client, near, far, node = await _streams(kind, tls)
         try:
             async with trio.open_nursery() as nursery:
-                relay = _relay(kind, near, far, Tunnel(reserved=reserved), nursery, close_timeout)
+                tunnel, more = Tunnel(reserved=reserved), limits or SessionLimits()
+                relay = _relay(kind, near, far, tunnel, nursery, close_timeout, more)
                 over = trio.Event()
 
                 async def run() -> None:
@@ -169,7 +173,10 @@ def _relay(
     tunnel: Tunnel,
     nursery: trio.Nursery,
     close_timeout: float,
+    limits: SessionLimits,
 ) -> Relay:
+    if kind == "messages":
+        return MessageRelay(near, far, tunnel, close_timeout=close_timeout, limits=limits)
     if not kind.startswith("splice"):
         return PumpRelay(near, far, tunnel, close_timeout=close_timeout)
     assert isinstance(near, SocketTransport)
