@@ -5,7 +5,8 @@ This is the only file that knows the whole story; each step of it lives elsewher
     TLS, request head       io.transport, io.http1    under one deadline
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
-    lease, dial, upgrade    serve.reach, io.dial      the next node on failure; nothing sent so far
+    hooks, if there are     serve.hooks, .hooked      may refuse it, or send it elsewhere
+    lease, dial, upgrade    serve.reach, .upgrade     the next node on failure; nothing sent so far
     101 to the client       wire.handshake            only after the node's own was checked
     splice                  io.splice, wire.tunnel    until both ends are done
     account                 observe.record            one record, whatever happened
@@ -14,6 +15,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 from __future__ import annotations
 
 import ssl
+from functools import partial
 
 import attrs
 import h11
@@ -29,9 +31,8 @@ from proxy.errors import (
     NodeUnwilling,
     Refusal,
     RequestTimeout,
-    ResponseTimeout,
 )
-from proxy.io.http1 import ClientHttp, NodeHttp
+from proxy.io.http1 import ClientHttp
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
@@ -43,8 +44,11 @@ from proxy.wire.keys import hash_key
 from proxy.wire.tunnel import Tunnel
 
 from .forward import Forward, relay_response
+from .hooked import HookedSession, consult, tell_closed
+from .hooks import Hooks
 from .reach import Attempt, Reach
 from .service import Service
+from .upgrade import Way, ask_node
 
 
 @attrs.frozen
@@ -58,6 +62,7 @@ class Established:
     route: Route
     #: Has the lease and the node's connection.
     attempt: Attempt
+    hooks: Hooks | None
 
 
 @attrs.define
@@ -74,6 +79,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until one of us hangs up."""
+        established = None
         try:
             established = await self._serve_requests()
             if established is not None:
@@ -82,7 +88,12 @@ class Connection:
             # Its record says so.
             return
         finally:
-            await self._hang_up()
+            try:
+                await self._hang_up()
+            finally:
+                if established is not None and established.hooks is not None:
+                    limit = self.service.config.timeouts.hook
+                    await tell_closed(established.hooks, established.record, limit)
 
     async def _serve_requests(self) -> Established | None:
         """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
@@ -123,12 +134,15 @@ class Connection:
         """Relay frames until both sides are done, and account for it."""
         record, tunnel = established.record, established.tunnel
         started = trio.current_time()
-        relay = self.service.relay(self.stream, established.node, tunnel)
+        attempt, route, hooks = established.attempt, established.route, established.hooks
+        relay = self.service.relay(self.stream, established.node, tunnel, route)
         try:
-            attempt = established.attempt
-            route = established.route
             with self.service.live(relay, record, route, attempt.upstream, attempt.node):
-                await relay.run(established.early)
+                if hooks is None:
+                    await relay.run(established.early)
+                else:
+                    limit = self.service.config.timeouts.hook
+                    await HookedSession(relay, hooks, record, limit).run(established.early)
         finally:
             if not tunnel.ending:
                 tunnel.ending = "cancelled"
@@ -285,24 +299,24 @@ class Exchange:
         # h11 sees the end of the request before it lets go of HTTP.
         if await self._http.read_body() is not None:
             raise AssertionError("a handshake was checked to have no body")
-        upstream = self._service.upstreams[route.upstream]
-        facts = self._facts()
-
-        async def ask(attempt: Attempt) -> tuple[NodeHttp, Answer]:
-            return await self._ask(attempt, upgrade, facts)
-
+        facts, hung_up = self._facts(), self._http.wait_hang_up
+        way = Way(upgrade, self._service.upstreams[route.upstream])
+        if (hooks := self._service.hooks.get(route.name)) is not None:
+            way = await consult(self._service, hooks, way, self._record, facts, hung_up)
         reach = Reach(
             self._service,
-            upstream,
+            way.upstream,
             self._record,
-            key=self._key(upstream, request),
-            hung_up=self._http.wait_hang_up,
+            key=self._key(way.upstream, request),
+            hung_up=hung_up,
+            only=way.only,
         )
+        ask = partial(ask_node, upgrade=way.upgrade, facts=facts)
         attempt, (node, answer) = await reach.ask(ask)
         established = None
         try:
             if answer.status_code >= 500:
-                upstream.note(attempt.node, NodeUnwilling(node.node), trio.current_time())
+                way.upstream.note(attempt.node, NodeUnwilling(node.node), trio.current_time())
             else:
                 session = answer.status_code == 101
                 asked_time = self._record.asked_time
@@ -317,30 +331,10 @@ class Exchange:
             self._record.status = 101
             await self._http.send(answer)
             tunnel = Tunnel(reserved=handshake.reserved_bits(answer.headers.raw_items()))
-            established = Established(self._record, node.stream, early, tunnel, route, attempt)
+            established = Established(
+                self._record, node.stream, early, tunnel, route, attempt, hooks
+            )
             return established
         finally:
             if established is None:
                 await attempt.release()
-
-    async def _ask(
-        self, attempt: Attempt, upgrade: handshake.Upgrade, facts: ClientFacts
-    ) -> tuple[NodeHttp, Answer]:
-        """Ask one node for the upgrade; return its refusal, or the client's 101."""
-        node = await attempt.dial()
-        started = trio.current_time()
-        response: Answer | None = None
-        with trio.move_on_after(attempt.limit(self._timeouts.upgrade)):
-            await node.send(handshake.node_request(upgrade, facts))
-            response = await node.read_response()
-        if response is None:
-            raise ResponseTimeout(node.node)
-        self._record.upgrade_time = trio.current_time() - started
-        if response.status_code == 101:
-            return node, handshake.client_response(upgrade, response.headers.raw_items(), node.node)
-        if response.status_code in (502, 503, 504) and attempt.others:
-            raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
-        return node, response
-
-
-Answer = h11.Response | h11.InformationalResponse
