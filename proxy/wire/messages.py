@@ -104,9 +104,10 @@ class MessageReader:
                     self._begun += piece
                     continue
                 if self._begun:
-                    whole = bytes(self._begun + piece)
-                    payload = whole.decode() if isinstance(payload, str) else whole
-                    self._begun.clear()
+                    self._begun += piece
+                    text = isinstance(payload, str)
+                    payload = self._begun.decode() if text else bytes(self._begun)
+                    self._begun = bytearray()
                 found.append(Message(payload, self._from_client))
         except ParseFailed:
             # The scanner leaves nothing else to find; and what wsproto says quotes the message.
