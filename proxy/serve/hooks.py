@@ -223,8 +223,9 @@ class Hooks:
 
     `on_message` is given each whole message, in the order of its direction, and returns what is
     passed on instead, or None for nothing; the next one is read when it has returned.  The session
-    then runs on the portable relay, which costs a multiple of the fast one, and without extensions:
-    compressed messages could not be shown.
+    then runs on the portable relay, which costs a multiple of the fast one, strictly by RFC 6455,
+    and without extensions: compressed messages could not be shown.  A message is in memory as a
+    whole, each way one of at most `limits.held_bytes`.
     """
 
     on_handshake: OnHandshake | None = attrs.field(default=None, validator=_optional)
