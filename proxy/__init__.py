@@ -16,14 +16,24 @@ Only the names in `__all__` are public.
 from .config.load import load_config, parse_config
 from .config.model import Config
 from .errors import ConfigError, TidegateError
+from .observe.record import Record
+from .serve.hooks import Allow, Handshake, Hooks, Refuse, SessionView
 from .serve.server import Server, open_proxy, serve
+from .wire.messages import Message
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Allow",
     "Config",
     "ConfigError",
+    "Handshake",
+    "Hooks",
+    "Message",
+    "Record",
+    "Refuse",
     "Server",
+    "SessionView",
     "TidegateError",
     "__version__",
     "load_config",

@@ -124,16 +124,16 @@ class PumpRelay(Relay):
     async def _read(self, side: Side) -> None:
         self._reading[side] = True
         try:
-            data = await self._streams[side].receive_some()
+            data = bytes(await self._streams[side].receive_some())
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.tunnel.lost(side, str(exc))
-        else:
-            if data:
-                self._receive(side, bytes(data))
-            else:
-                self.tunnel.lost(side, "end of stream", clean=True)
+            return
         finally:
             self._reading[side] = False
+        if data:
+            await self._received(side, data)
+        else:
+            self.tunnel.lost(side, "end of stream", clean=True)
 
     def held(self, side: Side) -> int:
         return self._sending[side] + len(self.tunnel.legs[side].outbox)
@@ -145,6 +145,9 @@ class PumpRelay(Relay):
         queued = stream.queued() if isinstance(stream, SocketTransport) else ()
         passed = self.tunnel.scanners[side.other].bytes
         return LegView(self._reading[side], (passed, *queued))
+
+    async def _received(self, side: Side, data: bytes) -> None:
+        self._receive(side, data)
 
     async def _flush_when_woken(self) -> None:
         while True:

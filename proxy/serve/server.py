@@ -9,7 +9,7 @@ goodbyes, is outermost and ends last.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -24,6 +24,7 @@ from proxy.observe.log import LOG
 from proxy.observe.record import Record
 
 from .connection import Connection
+from .hooks import Hooks
 from .keep import Keeper
 from .service import Service
 
@@ -42,9 +43,15 @@ class Bound:
 class Server:
     """A running proxy, as the task that started it sees it."""
 
-    def __init__(self, config: Config, on_record: OnRecord | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_record: OnRecord | None = None,
+        *,
+        hooks: Mapping[str, Hooks] | None = None,
+    ) -> None:
         self.config = config
-        self.service = Service(config, on_record=on_record)
+        self.service = Service(config, on_record=on_record, hooks=hooks)
         self.bound: list[Bound] = []
         #: Set when nothing is left: no listener, no connection.
         self.stopped = trio.Event()
@@ -191,29 +198,36 @@ async def serve(
     config: Config,
     *,
     on_record: OnRecord | None = None,
+    hooks: Mapping[str, Hooks] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a proxy in a nursery: `server = await nursery.start(proxy.serve, config)`.
 
     It runs until `server.shut_down()`, which drains it, or until it is cancelled, which does not.
-    `on_record` is called with every access record; by default they are logged.
+    `on_record` is called with every access record; by default they are logged.  `hooks` are for
+    WebSocket routes, by the route's name, see `Hooks`.
 
     Raises:
-        ConfigError: a certificate, key or CA file cannot be used.
+        ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
         OSError: an address cannot be bound.
     """
-    await Server(config, on_record).run(task_status=task_status)
+    await Server(config, on_record, hooks=hooks).run(task_status=task_status)
 
 
 @asynccontextmanager
-async def open_proxy(config: Config, *, on_record: OnRecord | None = None) -> AsyncIterator[Server]:
-    """Run a proxy for the length of a block, and drain it at its end.
+async def open_proxy(
+    config: Config,
+    *,
+    on_record: OnRecord | None = None,
+    hooks: Mapping[str, Hooks] | None = None,
+) -> AsyncIterator[Server]:
+    """Run a proxy for the length of a block, and drain it at its end; see `serve`.
 
     Raises:
-        ConfigError: a certificate, key or CA file cannot be used.
+        ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
         OSError: an address cannot be bound.
     """
-    server = Server(config, on_record)
+    server = Server(config, on_record, hooks=hooks)
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
         # An error of the block, or of binding, is the caller's own: it leaves without a group.

@@ -6,7 +6,7 @@ import itertools
 import secrets
 import select
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 
@@ -15,6 +15,7 @@ import trio
 from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.io.dial import NodeSecurity, dial
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splice
@@ -33,6 +34,7 @@ from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
 
 from .admission import Admission, Place
+from .hooks import Hooks, check_hooks
 from .routes import Routes
 
 
@@ -172,15 +174,22 @@ class Service:
     """The shared state of a running proxy.
 
     `on_record` is called with every finished record; by default they go to the access log.
+    `hooks` are by their route's name.
 
     Raises:
-        ConfigError: a certificate, key or CA file cannot be used.
+        ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
     """
 
     def __init__(
-        self, config: Config, *, on_record: Callable[[Record], object] | None = None
+        self,
+        config: Config,
+        *,
+        on_record: Callable[[Record], object] | None = None,
+        hooks: Mapping[str, Hooks] | None = None,
     ) -> None:
         self.config = config
+        self.hooks = dict(hooks or {})
+        check_hooks(self.hooks, config.routes)
         self.routes = Routes(config.routes)
         self.listener_contexts = listener_contexts(config)
         self.random = Random()
@@ -222,11 +231,15 @@ class Service:
         return await dial(node.address, self.security(upstream, node), limit=limit)
 
     def relay(
-        self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel, terms: Terms
+        self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel, route: Route
     ) -> Relay:
-        """Return the best relay for two streams."""
+        """Return the best relay for two streams, or the one that shows messages to a hook."""
+        terms, timers = self.terms(route), self.timers
         # Sessions that began together should not all be pinged together.
         stagger = self.random.random()
+        hooks = self.hooks.get(route.name)
+        if hooks is not None and hooks.on_message is not None:
+            return MessageRelay(client, node, tunnel, terms, timers, stagger=stagger)
         if (
             self._splicer is not None
             and isinstance(client, SocketTransport)

@@ -13,6 +13,7 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import CloseConnection, Event
 
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splice
@@ -115,7 +116,7 @@ async def _streams(
     kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> tuple[trio.abc.Stream, trio.abc.Stream, trio.abc.Stream, trio.abc.Stream]:
     """Return the client's end, the relay's two, and the node's."""
-    if kind == "memory":
+    if kind in ("memory", "messages"):
         client, near = trio.testing.memory_stream_pair()
         far, node = trio.testing.memory_stream_pair()
         return client, near, far, node
@@ -138,7 +139,7 @@ async def open_rig(
     reserved: int = 0,
     terms: Terms | None = None,
 ) -> AsyncIterator[Rig]:
-    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls` or `memory`."""
+    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`."""
     with trio.fail_after(LIMIT):
         client, near, far, node = await _streams(kind, tls)
         try:
@@ -177,6 +178,8 @@ def _relay(
 ) -> Relay:
     tunnel, timers = terms.make_tunnel(reserved), Timers()
     nursery.start_soon(timers.run)
+    if kind == "messages":
+        return MessageRelay(near, far, tunnel, terms, timers)
     if not kind.startswith("splice"):
         return PumpRelay(near, far, tunnel, terms, timers)
     assert isinstance(near, SocketTransport)

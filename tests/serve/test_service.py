@@ -8,11 +8,14 @@ import pytest
 import trio
 import trio.testing
 
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.splice import Splice
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
 from proxy.io.transport import SocketTransport
+from proxy.serve.hooks import Hooks, SessionView
+from proxy.wire.messages import Message
 from proxy.wire.tunnel import Tunnel
 from tests.io.rig import socket_pair
 
@@ -93,8 +96,25 @@ async def test_without_epoll_all_are_pumped(monkeypatch: pytest.MonkeyPatch) -> 
     async with open_world() as world:
         await world.service.run_splicer()
         sockets: tuple[SocketTransport, SocketTransport] = socket_pair()
+        route = world.service.config.routes[0]
 
-        assert isinstance(world.service.relay(*sockets, Tunnel(), Terms()), PumpRelay)
+        assert isinstance(world.service.relay(*sockets, Tunnel(), route), PumpRelay)
+        for transport in sockets:
+            transport.close()
+
+
+async def test_messages_for_a_hook_take_the_slow_way_whatever_the_streams() -> None:
+    async def on_message(session: SessionView, message: Message) -> Message:
+        return message
+
+    async with open_world(hooks={"/deepstream": Hooks(on_message=on_message)}) as world:
+        world.nursery.start_soon(world.service.run_splicer)
+        await trio.testing.wait_all_tasks_blocked()
+        sockets: tuple[SocketTransport, SocketTransport] = socket_pair()
+        route, other = world.service.config.routes
+
+        assert isinstance(world.service.relay(*sockets, Tunnel(), route), MessageRelay)
+        assert isinstance(world.service.relay(*sockets, Tunnel(), other), Splice)
         for transport in sockets:
             transport.close()
 
@@ -113,9 +133,10 @@ async def test_sockets_are_spliced_and_other_streams_are_pumped() -> None:
         await trio.testing.wait_all_tasks_blocked()
         memory = trio.testing.memory_stream_pair()
         sockets: tuple[SocketTransport, SocketTransport] = socket_pair()
+        route = world.service.config.routes[0]
 
-        assert isinstance(world.service.relay(*sockets, Tunnel(), Terms()), Splice)
-        assert isinstance(world.service.relay(*memory, Tunnel(), Terms()), PumpRelay)
-        assert isinstance(world.service.relay(sockets[0], memory[0], Tunnel(), Terms()), PumpRelay)
+        assert isinstance(world.service.relay(*sockets, Tunnel(), route), Splice)
+        assert isinstance(world.service.relay(*memory, Tunnel(), route), PumpRelay)
+        assert isinstance(world.service.relay(sockets[0], memory[0], Tunnel(), route), PumpRelay)
         for transport in sockets:
             transport.close()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 
+from proxy.wire.closing import FrameError
 from proxy.wire.tunnel import Side, Tunnel
 
 from .strategies import cuts, frame, messages
@@ -215,6 +216,22 @@ def test_node_that_breaks_the_protocol(feed: Feed) -> None:
     assert Peer.read(NODE, tunnel.take(NODE)).close == (1002, "frame is masked")
     assert Peer.read(CLIENT, tunnel.take(CLIENT)).close == (1011, "")
     assert tunnel.ending == "node_error"
+
+
+@pytest.mark.parametrize("side", Side)
+def test_offence_that_others_have_found(side: Side) -> None:
+    tunnel = Tunnel()
+    ending = "client_error" if side is CLIENT else "node_error"
+    tunnel.offend(side, FrameError("text is not UTF-8", 1007))
+    blame = 1001 if side is CLIENT else 1011
+
+    assert Peer.read(side, tunnel.take(side)).close == (1007, "text is not UTF-8")
+    assert Peer.read(side.other, tunnel.take(side.other)).close == (blame, "")
+    assert (tunnel.ending, tunnel.detail) == (ending, "text is not UTF-8")
+    # From the offender nothing is waited for, and nothing more goes on.
+    assert tunnel.legs[side].done
+    tunnel.received(side, frame(2, b"more", key=KEY if side is CLIENT else None))
+    assert tunnel.take(side.other) == b""
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
