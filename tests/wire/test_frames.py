@@ -150,6 +150,18 @@ def test_plain_takes_whole_frames_and_pieces(size: int, *, masked: bool) -> None
         assert (scanner.messages, scanner.left) == (6, 0)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 254, 65_536])
+def test_plain_knows_what_is_to_come_wherever_it_is_cut(size: int, *, masked: bool) -> None:
+    data = frame(2, b"\xfe" * size, key=b"\0\0\0\0" if masked else None)
+    header = len(data) - size
+    for cut in range(1, min(len(data), 300) + 1):
+        scanner = Scanner(masked=masked)
+
+        assert scanner.plain(data[:cut], cut) == (cut >= header)
+        assert scanner.left == (len(data) - cut if cut >= header else 0)
+
+
 @pytest.mark.parametrize(
     "data",
     [
