@@ -92,8 +92,9 @@ def test_a_limit_that_no_frame_shows(side: Side, code: int) -> None:
     # Nothing of it passes any more.
     late = frame(2, b"late", key=key_of(side))
     assert not tunnel.scanners[side].plain(late, len(late))
-    tunnel.received(side, late)
+    tunnel.received(side, late + close(1000, key=key_of(side)))
     assert tunnel.take(side.other) == b""
+    assert tunnel.legs[side].received is None
 
 
 @SIDES
