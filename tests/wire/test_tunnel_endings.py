@@ -150,8 +150,7 @@ def test_a_node_that_answers_a_close_with_an_offence() -> None:
 
     assert told(tunnel, CLIENT).close == (1011, "")
     assert tunnel.take(NODE) == close(1000, key=KEY)
-    assert tunnel.finished
-    assert tunnel.ending == "client_closed"
+    assert (tunnel.ending, tunnel.finished) == ("client_closed", True)
 
 
 @SIDES
@@ -306,8 +305,8 @@ def test_no_answer_is_waited_for_of_who_is_silent(ending: Ending) -> None:
     assert tunnel.legs[side].done
     assert not tunnel.finished
     tunnel.received(side.other, close(1001, key=key_of(side.other)))
-    assert tunnel.finished
     assert (tunnel.ending, tunnel.ended_by) == (ending, side.name.lower())
+    assert tunnel.finished
 
 
 @SIDES
