@@ -49,7 +49,7 @@ MAX_CONTROL: Final = 2 + 4 + 125
 
 @attrs.frozen
 class Rules:
-    """What one direction's frames may be; sizes in bytes, 0: any.
+    """What one direction's frames may be; sizes in bytes, 125 at the least, 0: any.
 
     `lenient` lets pass what leaves the frames' boundaries alone: masks where none should be, or
     none where one should, reserved bits and opcodes, lengths in a longer form than needed, codes of

@@ -7,7 +7,12 @@ nothing more should come; so what has come already, however large, is allowed an
 
 from __future__ import annotations
 
+from typing import Final
+
 from .frames import Scanner
+
+#: A shorter pause is what is left of rounding: far from 0, a clock's floats are coarse.
+_LEAST: Final = 1e-6
 
 
 class Rate:
@@ -24,15 +29,19 @@ class Rate:
     def spend(self, now: float, amount: float = 1) -> float:
         """Account for what has come; return for how long nothing more should, 0 if it may."""
         self._paid_at = max(self._paid_at, now) + amount / self._rate
-        return max(0.0, self._paid_at - now - self._burst)
+        return _pause(self._paid_at - now - self._burst)
 
     def allows(self, now: float) -> float:
         """Return how long one more should wait, 0 if it may come now; nothing is spent."""
-        return max(0.0, max(self._paid_at, now) + 1 / self._rate - now - self._burst)
+        return _pause(max(self._paid_at, now) + 1 / self._rate - now - self._burst)
 
     def idle(self, now: float) -> bool:
         """Whether all is paid: a new one would be the same."""
         return self._paid_at <= now
+
+
+def _pause(seconds: float) -> float:
+    return seconds if seconds > _LEAST else 0.0
 
 
 class Meter:

@@ -137,6 +137,9 @@ class Tunnel:
         # Nothing that it says is understood any more.
         self.scanners[side].stopped = self.scanners[side].watched = True
         self.legs[side].deaf = True
+        if self.legs[side.other].waiting:
+            # For the end of a frame that will not come.
+            self._cut(side.other)
         self._send_close(side, error.code, error.reason)
         self._send_close(side.other, 1001 if limit else _BLAME[side.other], "")
 
@@ -214,10 +217,8 @@ class Tunnel:
             data = _without([c for c in scan.controls if self._stays_here(leg, c)], data)
         if out.waiting and scan.boundary is not None:
             # Control frames come behind the first boundary, so cutting some has not moved it.
-            behind = data[scan.boundary :] if out.sent is None else b""
-            out.outbox += data[: scan.boundary] + out.waiting + behind
+            out.outbox += data[: scan.boundary] + out.waiting
             out.waiting = b""
-            self.scanners[side].watched = out.sent is not None
         elif not out.gone and (out.sent is None or out.waiting):
             out.outbox += data
 
@@ -267,7 +268,8 @@ class Tunnel:
         """Send nothing more to this side, and let `plain` let nothing through to it."""
         leg = self.legs[side]
         leg.gone = True
-        leg.waiting = b""
+        if leg.waiting:
+            leg.waiting, leg.sent = b"", None
         self.scanners[side.other].watched = True
 
     def _end(self, ending: Ending, detail: str) -> None:

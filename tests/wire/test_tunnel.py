@@ -2,77 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wsproto.frame_protocol import FrameProtocol
 
 from proxy.wire.closing import FrameError
 from proxy.wire.tunnel import Side, Tunnel
 
+from .conftest import Feed
+from .peers import KEY, Peer, close
 from .strategies import cuts, frame, messages
 
 CLIENT, NODE = Side.CLIENT, Side.NODE
-KEY = b"\x01\x02\x03\x04"
-Feed = Callable[[Tunnel, Side, bytes], None]
-
-
-def feed_whole(tunnel: Tunnel, side: Side, data: bytes) -> None:
-    tunnel.received(side, data)
-
-
-def feed_bytes(tunnel: Tunnel, side: Side, data: bytes) -> None:
-    for byte in data:
-        tunnel.received(side, bytes([byte]))
-
-
-@pytest.fixture(params=[feed_whole, feed_bytes], ids=["whole", "bytewise"])
-def feed(request: pytest.FixtureRequest) -> Feed:
-    result: Feed = request.param
-    return result
-
-
-def close(code: int | None, reason: bytes = b"", *, key: bytes | None = None) -> bytes:
-    return frame(8, b"" if code is None else code.to_bytes(2, "big") + reason, key=key)
-
-
-def reader(side: Side) -> FrameProtocol:
-    """Return what reads frames as the peer on this side does."""
-    return FrameProtocol(client=side is CLIENT, extensions=[])
-
-
-@attrs.frozen
-class Peer:
-    """What a peer has read of what it was sent."""
-
-    messages: list[bytes]
-    pings: list[bytes]
-    close: tuple[int, str] | None
-
-    @classmethod
-    def read(cls, side: Side, data: bytes) -> Peer:
-        protocol = reader(side)
-        protocol.receive_bytes(data)
-        whole: list[bytes] = []
-        pings: list[bytes] = []
-        ending = None
-        current = b""
-        for one in protocol.received_frames():
-            payload = one.payload
-            if isinstance(payload, tuple):
-                ending = (int(payload[0]), payload[1])
-            elif one.opcode < 8:
-                current += payload.encode() if isinstance(payload, str) else payload
-                if one.message_finished:
-                    whole.append(current)
-                    current = b""
-            elif one.opcode == 9 and isinstance(payload, bytes):
-                pings.append(payload)
-        return cls(whole, pings, ending)
 
 
 def test_frames_pass_unchanged(feed: Feed) -> None:
@@ -355,7 +298,7 @@ def test_injection_never_breaks_a_stream(
     up: list[bytes], down: list[bytes], data: st.DataObject
 ) -> None:
     """Pings and a Close of ours at any moment: both peers read whole frames and a clean Close."""
-    tunnel, out = Tunnel(), {CLIENT: b"", NODE: b""}
+    tunnel, out, pings = Tunnel(), [b"", b""], [list[bytes](), list[bytes]()]
     steps = [partial(tunnel.received, CLIENT, chunk) for chunk in up]
     steps += [partial(tunnel.received, NODE, chunk) for chunk in down]
     order = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
@@ -363,14 +306,23 @@ def test_injection_never_breaks_a_stream(
     for index, (step, ping) in enumerate(zip(steps, order, strict=True)):
         if index == last:
             tunnel.close("shutdown", 1012, 1001, "")
-        if ping:
-            tunnel.ping(CLIENT, b"c")
-            tunnel.ping(NODE, b"n")
+        for side in Side if ping else ():
+            payload, refused = b"ours %d" % index, tunnel.scanners[side.other].left or index >= last
+            sent = tunnel.ping(side, payload)
+
+            assert sent == (not refused)
+            pings[side] += [payload] if sent else []
+            # As if it had been answered.
+            tunnel.legs[side].ping = b""
         step()
         for side in Side:
             out[side] += tunnel.take(side)
-    for side in Side:
-        seen = Peer.read(side, out[side])
-        sent = tunnel.legs[side].sent is not None and not tunnel.legs[side].waiting
+    for side, came in ((CLIENT, down), (NODE, up)):
+        seen, original = Peer.read(side, out[side]), Peer.read(side, b"".join(came))
+        said = tunnel.legs[side].sent is not None and not tunnel.legs[side].waiting
 
-        assert (seen.close is not None) == sent
+        assert (seen.close is not None) == said
+        assert [one for one in seen.pings if one.startswith(b"ours ")] == pings[side]
+        assert seen.messages == original.messages[: len(seen.messages)]
+        if not tunnel.ending:
+            assert len(seen.messages) == len(original.messages)
