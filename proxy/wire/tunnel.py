@@ -11,6 +11,8 @@ Each leg has a closing handshake of its own, and each is ours to finish (RFC 645
     slowest peer, cut off from its cluster all the while.
   - Whoever vanishes without a Close: a client is told 1011; a node just loses its connection.
   - A protocol error: 1002 to the offender; 1001 to a node, 1011 to a client, for the other's fault.
+    To a client, in the place of the node's answer: what the node has to say to the frames before
+    the bad one still arrives.
   - `close` ends both legs with codes of our own (drain, shutdown).
 On a leg that was sent a Close nothing more is sent; a leg is *done* when Closes went both ways on
 it, or when there is nobody left to say goodbye to.  `finished` means both are.  If a stream is cut
@@ -29,7 +31,7 @@ from typing import Final, Literal
 import attrs
 from wsproto.frame_protocol import FrameProtocol
 
-from .frames import NO_STATUS, Control, Opcode, Scan, Scanner, parse_close
+from .frames import NO_STATUS, Control, FrameError, Opcode, Scan, Scanner, parse_close
 
 
 class Side(IntEnum):
@@ -79,8 +81,9 @@ class Leg:
     #: Codes of the Close received from this side and of the one sent to it; 1005: an empty one.
     received: int | None = None
     sent: int | None = None
-    #: It broke the protocol: no Close of its can be understood, none is waited for.
-    deaf: bool = False
+    #: How it broke the protocol: what its Close says, whatever else ends the session meanwhile.  No
+    #: Close of its own can be understood, none is waited for.
+    fault: FrameError | None = None
     #: Nobody is left to say goodbye to.
     gone: bool = False
     #: Bytes to be sent to this side.
@@ -93,7 +96,7 @@ class Leg:
     @property
     def done(self) -> bool:
         said = self.sent is not None and not self.waiting
-        return self.gone or (said and (self.deaf or self.received is not None))
+        return self.gone or (said and (self.fault is not None or self.received is not None))
 
 
 class Tunnel:
@@ -137,8 +140,9 @@ class Tunnel:
                 self._closed(side, control)
         if scan.error is not None:
             self._end("client_error" if side is Side.CLIENT else "node_error", scan.error.reason)
-            leg.deaf = True
-            self._send_close(side, scan.error.code, scan.error.reason)
+            leg.fault = scan.error
+            if side is Side.NODE:
+                self._send_close(side, scan.error.code, scan.error.reason)
             self._send_close(side.other, _BLAME[side.other], "")
 
     def lost(self, side: Side, detail: str = "") -> None:
@@ -165,8 +169,8 @@ class Tunnel:
     def give_up(self) -> None:
         """Say the last word where one is owed: the time for the closing handshakes is over."""
         client = self.legs[Side.CLIENT]
-        if client.received is not None:
-            self._send_close(Side.CLIENT, client.received, "")
+        if client.received is not None or client.fault is not None:
+            self._send_close(Side.CLIENT, client.received or NO_STATUS, "")
         for side in Side:
             self._cut(side)
 
@@ -192,8 +196,8 @@ class Tunnel:
         """Put released bytes in the other side's outbox, with what has waited for a boundary."""
         leg, out = self.legs[side], self.legs[side.other]
         data = scan.data
-        if leg.pings:
-            data = _without([c for c in scan.controls if self._is_own_pong(leg, c)], data)
+        if leg.pings or out.fault is not None:
+            data = _without([c for c in scan.controls if self._is_kept(leg, out, c)], data)
         if out.waiting and scan.boundary is not None:
             # Control frames come behind the first boundary, so cutting some has not moved it.
             behind = data[scan.boundary :] if out.sent is None else b""
@@ -203,7 +207,10 @@ class Tunnel:
         elif not out.gone and (out.sent is None or out.waiting):
             out.outbox += data
 
-    def _is_own_pong(self, leg: Leg, control: Control) -> bool:
+    def _is_kept(self, leg: Leg, out: Leg, control: Control) -> bool:
+        """Whether a frame ends here: the pong to our own ping, a Close where a fault's is owed."""
+        if control.opcode == Opcode.CLOSE:
+            return out.fault is not None
         if control.opcode != Opcode.PONG or control.payload not in leg.pings:
             return False
         # A pong answers all pings up to its own (RFC 6455 section 5.5.3).
@@ -215,7 +222,9 @@ class Tunnel:
         leg, other = self.legs[side], self.legs[side.other]
         leg.received, reason = parse_close(control.payload)
         self._end("client_closed" if side is Side.CLIENT else "node_closed", reason)
-        if other.sent is None and not other.gone:
+        if other.fault is not None:
+            self._send_close(side.other, leg.received, "")
+        elif other.sent is None and not other.gone:
             other.sent = leg.received
             self.scanners[side].watched = True
         if side is Side.NODE and leg.waiting:
@@ -228,6 +237,8 @@ class Tunnel:
         leg, source = self.legs[side], self.legs[side.other]
         if leg.gone or leg.sent is not None:
             return
+        if leg.fault is not None:
+            code, reason = leg.fault.code, leg.fault.reason
         frame = _control_frames(side).close(None if code == NO_STATUS else code, reason)
         self._inject(side, bytes(frame))
         if leg.waiting and (source.gone or (side is Side.NODE and leg.received is not None)):
