@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from proxy.wire.closing import FrameError
+from proxy.wire.frames import Scanner
 from proxy.wire.messages import Message, MessageReader, frame_of
 from proxy.wire.tunnel import Side, Tunnel
 
@@ -43,12 +44,18 @@ class MessageRelay(PumpRelay):
         *,
         stagger: float = 1.0,
     ) -> None:
-        super().__init__(client, node, tunnel, terms, timers, stagger=stagger)
-        self.on_message: OnMessage = unchanged
         self._readers = [
             MessageReader(side, terms.rules[side], limit=terms.held_bytes) for side in Side
         ]
+        super().__init__(client, node, tunnel, terms, timers, stagger=stagger)
+        self.on_message: OnMessage = unchanged
         self._early = (b"", b"")
+
+    def scanner(self, side: Side) -> Scanner:
+        return self._readers[side].scanner
+
+    def held(self, side: Side) -> int:
+        return super().held(side) + self._readers[side.other].held
 
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:
         # They wait for the hook, each in its direction's task.

@@ -113,7 +113,7 @@ class PumpRelay(Relay):
 
     async def _pump(self, side: Side) -> None:
         leg = self.tunnel.legs[side]
-        while not (leg.done or leg.ended):
+        while not (leg.done or leg.ended or leg.deaf):
             await self._read(side)
             await self._act((side.other, side))
             if side is Side.CLIENT and (pause := self._pause()):

@@ -8,11 +8,11 @@ from typing import Self
 import attrs
 
 from proxy.config.route import Route
-from proxy.wire.frames import Rules
+from proxy.wire.frames import Rules, Scanner
 from proxy.wire.liveness import Patience
 from proxy.wire.opaque import OpaqueTunnel
 from proxy.wire.rate import Meter, Rate
-from proxy.wire.tunnel import Side, Tunnel
+from proxy.wire.tunnel import Tunnel
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class Terms:
     #: Whether a client that sends too fast is ended, not slowed.
     end_fast: bool = False
     #: Makes what watches a client's pace, and its control frames'; None: nobody does.
-    meter: Callable[[Tunnel], Meter] | None = None
+    meter: Callable[[Scanner], Meter] | None = None
     control_rate: Callable[[], Rate] | None = None
     rules: tuple[Rules, Rules] = (Rules(), Rules())
     #: Of a message that is shown to a hook.
@@ -59,11 +59,10 @@ class Terms:
         )
 
 
-def _meter(route: Route) -> Callable[[Tunnel], Meter]:
+def _meter(route: Route) -> Callable[[Scanner], Meter]:
     limits = route.limits
 
-    def make(tunnel: Tunnel) -> Meter:
-        scanner = tunnel.scanners[Side.CLIENT]
+    def make(scanner: Scanner) -> Meter:
         return Meter(scanner, limits.messages_per_second, limits.bytes_per_second, limits.burst)
 
     return make

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 
+import attrs
 import trio
 
 from proxy.config.model import Config
@@ -133,7 +134,7 @@ class Session:
     @property
     def is_between_messages(self) -> bool:
         """Whether a Close now would cut no message short."""
-        return not any(s.left or s.fragmented for s in self.relay.tunnel.scanners)
+        return self.relay.is_between_messages
 
     def observe(self, now: float) -> None:
         """Look at its counters, to know later how long they have stood still."""
@@ -262,7 +263,12 @@ class Service:
         """Return the settings of a route's sessions."""
         terms = self._terms.get(id(route))
         if terms is None:
-            terms = self._terms[id(route)] = Terms.of(route, self.config.timeouts.close)
+            terms = Terms.of(route, self.config.timeouts.close)
+            hooks = self.hooks.get(route.name)
+            if hooks is not None and hooks.on_message is not None:
+                # Its messages are judged as they come; the tunnel sees what a hook made of them.
+                terms = attrs.evolve(terms, make_tunnel=lambda reserved: Tunnel())
+            self._terms[id(route)] = terms
         return terms
 
     async def run_splicer(self) -> None:

@@ -66,11 +66,17 @@ class MessageReader:
         self._from_client = side is Side.CLIENT
         size = min(rules.message_bytes or limit, limit)
         rules = attrs.evolve(rules, message_bytes=size, lenient=False)
-        self._scanner = Scanner(masked=self._from_client, rules=rules)
+        #: Sees the frames as they come.
+        self.scanner = Scanner(masked=self._from_client, rules=rules)
         self._frames = FrameProtocol(client=not self._from_client, extensions=[])
         #: What has come of the current message, encoded: its fragments may be many and small.
         self._begun = bytearray()
         self._stopped = False
+
+    @property
+    def held(self) -> int:
+        """How many bytes there are of a message that is not whole."""
+        return len(self._begun)
 
     def received(self, data: bytes) -> list[Message | bytes | FrameError]:
         """Take bytes; return what they complete, in order.
@@ -81,7 +87,7 @@ class MessageReader:
         if self._stopped:
             return found
         try:
-            self._read(self._scanner.scan(data), found)
+            self._read(self.scanner.scan(data), found)
         except FrameError as exc:
             self._stopped = True
             # Its traceback has this frame: together they would be a cycle.

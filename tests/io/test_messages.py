@@ -203,9 +203,9 @@ async def test_size_of_messages_is_bounded(
             while not event.message_finished:
                 event = await receiver.receive()
             return
-        assert codes(await sender.receive()) == (1009, "message too big")
         assert codes(await receiver.receive()) == (1001, "")
         await receiver.send(CloseConnection(1001))
+        assert codes(await sender.receive()) == (1009, "message too big")
         await r.over.wait()
     assert r.tunnel.ending == ("client_limit" if side is Side.CLIENT else "node_limit")
     assert r.tunnel.detail == "message too big"
