@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: A prefix takes the path that the fuzzing client asks for, whatever it is.
+#: A prefix takes the path that the fuzzing client asks for, whatever it is; some cases send 16 MiB.
 CONFIG = """
 [log]
 format = "json"
@@ -34,6 +34,7 @@ bind = "127.0.0.1:0"
 prefix = "/"
 websocket = true
 upstream = "echo"
+limits.message_bytes = 0
 
 [upstreams.echo]
 nodes = ["{node}"]
