@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: A prefix takes the path that the fuzzing client asks for, whatever it is; some cases send 16 MiB.
+#: A prefix takes the path that the fuzzing client asks for, whatever it is.  Some cases send 16 MiB,
+#: or 65,536 fragments.
 CONFIG = """
 [log]
 format = "json"
@@ -34,7 +35,7 @@ bind = "127.0.0.1:0"
 prefix = "/"
 websocket = true
 upstream = "echo"
-limits.message_bytes = 0
+limits = {{ message_bytes = 0, fragments = 0 }}
 
 [upstreams.echo]
 nodes = ["{node}"]
