@@ -24,7 +24,8 @@ from proxy.observe.log import LOG
 from proxy.observe.record import Record
 
 from .connection import Connection
-from .keep import Keeper
+from .keep import Keeper, persist
+from .move import Mover
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -84,6 +85,7 @@ class Server:
     ) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
+            background.start_soon(persist, Mover(self.service).run)
             await self._start_keepers(background)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
@@ -94,7 +96,6 @@ class Server:
                         )
                     task_status.started(self)
                     await self._stop.wait()
-                    LOG.info("draining", extra={"sessions": len(self.service.sessions)})
                     accepting.cancel_scope.cancel()
                 with trio.move_on_after(self.config.shutdown.deadline) as scope:
                     await self.service.drain()
