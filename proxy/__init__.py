@@ -16,6 +16,7 @@ Only the names in `__all__` are public.
 from .config.load import load_config, parse_config
 from .config.model import Config
 from .errors import ConfigError, TidegateError
+from .serve.leave import DrainProgress
 from .serve.server import Server, open_proxy, serve
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "ConfigError",
+    "DrainProgress",
     "Server",
     "TidegateError",
     "__version__",
