@@ -18,6 +18,7 @@ from .config.model import Config
 from .errors import ConfigError, TidegateError
 from .observe.record import Record
 from .serve.hooks import Allow, Handshake, Hooks, Refuse, SessionView
+from .serve.leave import DrainProgress
 from .serve.server import Server, open_proxy, serve
 from .wire.messages import Message
 
@@ -27,6 +28,7 @@ __all__ = [
     "Allow",
     "Config",
     "ConfigError",
+    "DrainProgress",
     "Handshake",
     "Hooks",
     "Message",

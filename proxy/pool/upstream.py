@@ -165,7 +165,7 @@ class Upstream:
         """Have a node as the operator wants it; back from being out it starts slowly."""
         if admin == "ready" and node.admin != "ready":
             node.health.back_since = now
-        node.admin = admin
+        node.want(now, admin=admin)
         self.changed()
 
     def resolved(self, config: NodeConfig, addresses: Iterable[Address], now: float) -> bool:
@@ -187,12 +187,13 @@ class Upstream:
                 self.nodes.append(self._join(config, address, joined))
                 new = True
             elif node.gone:
-                node.gone, node.health.back_since = False, now
+                node.want(now, gone=False)
+                node.health.back_since = now
                 new = True
         for node in self.nodes:
             named = needs_resolving(node.config.address)
             if named and node.address not in all_wanted and not node.gone:
-                node.gone = True
+                node.want(now, gone=True)
                 new = True
         self.forget_gone()
         if new:

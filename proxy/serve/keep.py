@@ -18,11 +18,20 @@ from proxy.observe.log import LOG
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream, needs_resolving
 
-from .move import Mover
 from .service import Service
 
 #: Probes of one interval are not all at its end.
 _JITTER = 0.1
+
+
+async def persist(task: Callable[[], Awaitable[None]], upstream: str = "") -> None:
+    """Begin again after a bug, which should not end sessions that have no part in it."""
+    while True:
+        try:
+            await task()
+        except Exception:
+            LOG.exception("bug", extra={"upstream": upstream} if upstream else {})
+            await trio.sleep(1.0)
 
 
 class Keeper:
@@ -52,18 +61,8 @@ class Keeper:
             async with trio.open_nursery() as starting:
                 for index, node in enumerate(self._upstream.nodes):
                     starting.start_soon(self._nursery.start, self._watch, node, index)
-            self._nursery.start_soon(self._persist, self._release)
-            self._nursery.start_soon(self._persist, Mover(self._service, self._upstream).run)
+            self._nursery.start_soon(persist, self._release, self._upstream.name)
             task_status.started()
-
-    async def _persist(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Begin again after a bug, which should not end sessions that have no part in it."""
-        while True:
-            try:
-                await task()
-            except Exception:
-                LOG.exception("bug", extra={"upstream": self._upstream.name})
-                await trio.sleep(1.0)
 
     def _wake(self) -> None:
         self._changed.set()

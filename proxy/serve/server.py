@@ -9,9 +9,10 @@ goodbyes, is outermost and ends last.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import get_args
 
 import attrs
 import trio
@@ -22,10 +23,13 @@ from proxy.io.listen import TransportListener, open_listeners
 from proxy.io.transport import SocketTransport
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
+from proxy.pool.node import Admin
 
 from .connection import Connection
 from .hooks import Hooks
-from .keep import Keeper
+from .keep import Keeper, persist
+from .leave import DrainProgress
+from .move import Mover
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -71,6 +75,33 @@ class Server:
                 return bound.address
         raise KeyError(f"no listener is called {name!r}")
 
+    def set_node(self, upstream: str, node: str, admin: Admin) -> None:
+        """Take a node out by hand, or put it back; it is called by its address, as in the log.
+
+        "down": it gets no new sessions.  "drain": that, and those it has leave, at the pace of
+        its upstream's `drain`.  "ready": it is like any other again.
+
+        Raises:
+            KeyError: there is no such upstream, or it has no such node now.
+            ValueError: `admin` is none of the three.
+        """
+        if admin not in get_args(Admin):
+            raise ValueError(f"must be one of {get_args(Admin)}, not {admin!r}")
+        upstreams = self.service.upstreams
+        if upstream not in upstreams:
+            raise KeyError(f"no upstream is called {upstream!r}; there are: {_names(upstreams)}")
+        nodes = {one.name: one for one in upstreams[upstream].nodes}
+        if node not in nodes:
+            raise KeyError(f"{upstream!r} has no node {node!r}; it has: {_names(nodes)}")
+        upstreams[upstream].set_admin(nodes[node], admin, trio.current_time())
+
+    def drains(self) -> list[DrainProgress]:
+        """Return how far each drain has come: of nodes, of removed routes, of the whole at its end.
+
+        Nothing is said here of sessions that are moved since they are old, or for balance.
+        """
+        return self.service.drains()
+
     def shut_down(self) -> None:
         """Begin the orderly end: `serve` returns when all is drained, or at the deadline."""
         self.service.draining = True
@@ -92,6 +123,7 @@ class Server:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
             background.start_soon(self.service.timers.run)
+            background.start_soon(persist, Mover(self.service).run)
             await self._start_keepers(background)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
@@ -102,7 +134,6 @@ class Server:
                         )
                     task_status.started(self)
                     await self._stop.wait()
-                    LOG.info("draining", extra={"sessions": len(self.service.sessions)})
                     accepting.cancel_scope.cancel()
                 with trio.move_on_after(self.config.shutdown.deadline) as scope:
                     await self.service.drain()
@@ -182,6 +213,10 @@ class Server:
             transport.close()
             self._connections -= 1
             self._shedding -= surplus
+
+
+def _names(known: Iterable[str]) -> str:
+    return ", ".join(map(repr, known)) or "none"
 
 
 def _peer(transport: SocketTransport) -> str:

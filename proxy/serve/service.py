@@ -6,9 +6,10 @@ import itertools
 import secrets
 import select
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from random import Random
+from typing import Final
 
 import attrs
 import trio
@@ -29,6 +30,7 @@ from proxy.observe import log
 from proxy.observe.live import Look, SessionStatistics
 from proxy.observe.record import Record
 from proxy.pool.node import Node
+from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
 from proxy.wire.closing import NO_STATUS, Ending
 from proxy.wire.headers import HeadLimits
@@ -36,7 +38,11 @@ from proxy.wire.tunnel import Side, Tunnel
 
 from .admission import Admission, Place
 from .hooks import Hooks, check_hooks
+from .leave import Drain, DrainProgress, Leave, turns
 from .routes import Routes
+
+#: How sessions end with the process: for clients there may be another one.
+_SHUTDOWN: Final[tuple[Ending, str]] = ("shutdown", "shutting down")
 
 
 class Gauge:
@@ -110,7 +116,7 @@ class Session:
         self._service.under_way.__enter__()
         self.relay.on_ending = self._ending
         if self._service.draining:
-            say_goodbye(self)
+            self.leave(*_SHUTDOWN)
 
     def __exit__(self, *_: object) -> None:
         self._service.sessions.discard(self)
@@ -138,7 +144,8 @@ class Session:
 
     def observe(self, now: float) -> None:
         """Look at its counters, to know later how long they have stood still."""
-        seen = sum(scanner.bytes for scanner in self.relay.tunnel.scanners)
+        client, node = self.relay.tunnel.scanners
+        seen = client.bytes + node.bytes
         if seen != self._seen:
             self._seen, self.quiet_since = seen, now
 
@@ -166,9 +173,9 @@ class Session:
         """Return the seconds since it began, give or take a tenth, always the same for one."""
         return (now - self.opened) * self._age_factor
 
-    def move(self, reason: str) -> None:
-        """Have the client come back, to another node."""
-        self.relay.close("moved", 1012, 1001, reason)
+    def leave(self, ending: Ending, reason: str) -> None:
+        """Ask both sides to leave: the client to come back, elsewhere, and the node for good."""
+        self.relay.close(ending, 1012, 1001, reason)
 
 
 class Service:
@@ -204,6 +211,8 @@ class Service:
         #: Of the sessions that were, how many ended how.
         self.endings: Counter[Ending] = Counter()
         self.draining = False
+        #: What is being emptied, by its cause.
+        self.leaving: dict[Hashable, Drain] = {}
         self.on_record = on_record or log.access
         self._upstream_contexts = upstream_contexts(config)
         self._splicer: Splicer | None = None
@@ -290,21 +299,42 @@ class Service:
         """Return a session that is listed, and counted as under way, within its `with` block."""
         return Session(self, relay, record, route, upstream, node)
 
+    def goes_on(self) -> bool:
+        """Whether sessions are moved still, and not all sent away."""
+        return not self.draining
+
     async def drain(self) -> None:
-        """Refuse what is new, close sessions at an even pace, wait for all that is under way."""
+        """Refuse what is new, have all sessions leave, wait for all that is under way."""
         self.draining = True
         for upstream in self.upstreams.values():
             upstream.hold.release_all()
-        sessions = list(self.sessions)
-        shutdown, start = self.config.shutdown, trio.current_time()
+        shutdown, started = self.config.shutdown, trio.current_time()
+        # The last closing handshakes should be over at the deadline.
         time = max(shutdown.deadline - self.config.timeouts.close, shutdown.deadline / 2)
-        rate = max(shutdown.rate, len(sessions) / time)
-        for index, session in enumerate(sessions):
-            await trio.sleep_until(start + index / rate)
-            say_goodbye(session)
-        await self.under_way.wait_none()
+        drain = Drain(
+            "shutdown",
+            _SHUTDOWN,
+            Schedule(shutdown.jitter, self.random.random),
+            self.sessions,
+            started=started,
+            deadline=started + time,
+        )
 
+        def plan(now: float, until: float) -> list[Leave]:
+            for session in self.sessions:
+                session.observe(now)
+            drain.look(self.sessions)
+            drain.turn(now, until, shutdown.rate)
+            return [drain]
 
-def say_goodbye(session: Session) -> None:
-    """Ask both sides of a session to leave: the client for another proxy, the node for good."""
-    session.relay.close("shutdown", 1012, 1001, "shutting down")
+        self.leaving = {"shutdown": drain}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns, plan)
+            await self.under_way.wait_none()
+            nursery.cancel_scope.cancel()
+        self.leaving.clear()
+        drain.end(trio.current_time())
+
+    def drains(self) -> list[DrainProgress]:
+        """Return how far those drains have come that are under way."""
+        return [drain.progress for drain in self.leaving.values()]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: A prefix takes the path that the fuzzing client asks for, whatever it is.  Some cases send 16 MiB,
-#: or 65,536 fragments.
+#: A prefix takes the path that the fuzzing client asks for, whatever it is.  Some cases send a
+#: message of 16 MiB, or one of 65,536 fragments.
 CONFIG = """
 [log]
 format = "json"

@@ -138,6 +138,7 @@ def test_nobody_by_hand(admin: Admin) -> None:
     upstream.set_admin(first, admin, NOW)
 
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
+    assert first.empties_since == (NOW if admin == "drain" else None)
     upstream.set_admin(second, admin, NOW)
     assert upstream.choose(NOW) is None
     assert upstream.last_resort(NOW) is None
@@ -714,7 +715,7 @@ def test_address_that_vanishes_is_gone_and_keeps_its_sessions() -> None:
 
     assert resolve(upstream, 2)
     assert len(told) == 1
-    assert (first.state(NOW), first.sessions, first.empties) == ("gone", 1, True)
+    assert (first.state(NOW), first.sessions, first.empties_since) == ("gone", 1, NOW)
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
     assert not resolve(upstream, 2)
     assert first in upstream.nodes

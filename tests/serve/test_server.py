@@ -251,6 +251,44 @@ async def test_end_says_goodbye_to_both_sides_and_waits() -> None:
         assert (record.close_to_node, record.close_from_node) == (1001, 1001)
 
 
+async def test_node_is_drained_by_hand() -> None:
+    template = TEMPLATE + "drain = {{ rate = 1000.0 }}\nhold = {{ timeout = 0.0 }}\n"
+    records: list[Record] = []
+    async with open_rig(template=template, records=records) as rig:
+        server = rig.server
+        (node,) = (node.name for node in server.service.upstreams["nodes"].nodes)
+        clients = [await rig.connect() for _ in range(3)]
+        assert server.drains() == []
+        server.set_node("nodes", node, "drain")
+        with pytest.raises(Closed) as caught:
+            await clients[0].receive()
+        assert (caught.value.code, caught.value.reason) == (1012, "node is drained")
+        (progress,) = server.drains()
+        assert (progress.what, progress.total) == (f"node {node}", 3)
+        for client in clients[1:]:
+            with pytest.raises(Closed):
+                await client.receive()
+        with pytest.raises(Rejected):
+            await rig.connect()
+
+        server.set_node("nodes", node, "ready")
+        client = await rig.connect()
+        assert await challenge(client) == ACCEPT
+        await client.close()
+    assert [record.ending for record in records].count("moved") == 3
+
+
+async def test_node_that_is_not_known() -> None:
+    async with open_rig() as rig:
+        (node,) = (node.name for node in rig.server.service.upstreams["nodes"].nodes)
+        with pytest.raises(KeyError, match="no upstream is called 'pool'; there are: 'nodes'"):
+            rig.server.set_node("pool", node, "drain")
+        with pytest.raises(KeyError, match=f"'nodes' has no node 'a:1'; it has: '{node}'"):
+            rig.server.set_node("nodes", "a:1", "drain")
+        with pytest.raises(ValueError, match="not 'drained'"):
+            rig.server.set_node("nodes", node, "drained")  # type: ignore[arg-type]
+
+
 async def test_unix_socket_file_goes_with_the_proxy(tmp_path: Path) -> None:
     for ending in ("drained", "cancelled"):
         async with open_rig(bind=f"unix:{tmp_path}/s") as rig:
