@@ -248,7 +248,7 @@ async def test_setting_again_and_again_leaves_little_behind(
         await trio.sleep(300)
 
     assert [name for _, name in calls.seen] == ["it", "other"]
-    assert len(timers) == 0
+    assert (len(timers), timers._left) == (0, 0)
 
 
 async def test_who_has_gone_leaves_little_behind(autojump_clock: trio.testing.MockClock) -> None:
@@ -264,6 +264,7 @@ async def test_who_has_gone_leaves_little_behind(autojump_clock: trio.testing.Mo
         await trio.sleep(2000)
 
     assert calls.seen == [(900 + number, f"{number}") for number in range(100)]
+    assert (len(timers), timers._left) == (0, 0)
 
 
 @given(
