@@ -35,7 +35,7 @@ bind = "127.0.0.1:0"
 [[routes]]
 path = "/deepstream"
 websocket = true
-ping = { client = 0, node = 0 }
+ping = {{{{ client = 0, node = 0 }}}}
 upstream = "nodes"
 [upstreams.nodes]
 nodes = [ "{{node}}" ]

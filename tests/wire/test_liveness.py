@@ -34,7 +34,9 @@ class Life:
     liveness: Liveness = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.liveness = Liveness(self.tunnel, self.patience, START, self.first)
+        self.liveness = Liveness(
+            self.tunnel, self.tunnel.scanners, self.patience, START, self.first
+        )
 
     def look(self, at: float) -> Verdict | float:
         """Return the verdict, or when to look again."""
