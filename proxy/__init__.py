@@ -16,6 +16,7 @@ Only the names in `__all__` are public.
 from .config.load import load_config, parse_config
 from .config.model import Config
 from .errors import ConfigError, TidegateError
+from .observe.live import SessionStatistics, Statistics
 from .observe.record import Record
 from .serve.hooks import Allow, Handshake, Hooks, Refuse, SessionView
 from .serve.leave import DrainProgress
@@ -35,7 +36,9 @@ __all__ = [
     "Record",
     "Refuse",
     "Server",
+    "SessionStatistics",
     "SessionView",
+    "Statistics",
     "TidegateError",
     "__version__",
     "load_config",

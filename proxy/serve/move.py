@@ -18,7 +18,8 @@ from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
 
 from .leave import Drain, Leave, turns
-from .service import Service, Session
+from .service import Service
+from .session import Session
 
 
 class Cause(NamedTuple):

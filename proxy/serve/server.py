@@ -21,9 +21,11 @@ from proxy.config.address import Address
 from proxy.config.model import Config
 from proxy.io.listen import TransportListener, open_listeners
 from proxy.io.transport import SocketTransport
+from proxy.observe.live import SessionStatistics, Statistics, UpstreamStatistics
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.pool.node import Admin
+from proxy.wire.closing import ENDINGS
 
 from .connection import Connection
 from .hooks import Hooks
@@ -94,6 +96,27 @@ class Server:
         if node not in nodes:
             raise KeyError(f"{upstream!r} has no node {node!r}; it has: {_names(nodes)}")
         upstreams[upstream].set_admin(nodes[node], admin, trio.current_time())
+
+    def sessions(self) -> list[SessionStatistics]:
+        """Return every live session as it is at this moment, in no order; costs only the caller."""
+        now = trio.current_time()
+        return [session.statistics(now) for session in self.service.sessions]
+
+    def statistics(self) -> Statistics:
+        """Return the whole proxy in numbers."""
+        service, now = self.service, trio.current_time()
+        return Statistics(
+            connections=self._connections,
+            sessions=len(service.sessions),
+            endings={ending: service.endings[ending] for ending in ENDINGS},
+            upstreams={
+                name: UpstreamStatistics(
+                    waiting=len(upstream.hold),
+                    nodes=tuple(node.statistics(now) for node in upstream.nodes),
+                )
+                for name, upstream in service.upstreams.items()
+            },
+        )
 
     def drains(self) -> list[DrainProgress]:
         """Return how far each drain has come: of nodes, of removed routes, of the whole at its end.

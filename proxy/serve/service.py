@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from random import Random
-from typing import Final
 
 import attrs
 import trio
@@ -27,22 +26,19 @@ from proxy.io.timers import Timers
 from proxy.io.tls import listener_contexts, upstream_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
-from proxy.observe.live import Look, SessionStatistics
 from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
-from proxy.wire.closing import NO_STATUS, Ending
+from proxy.wire.closing import Ending
 from proxy.wire.headers import HeadLimits
-from proxy.wire.tunnel import Side, Tunnel
+from proxy.wire.tunnel import Tunnel
 
 from .admission import Admission, Place
 from .hooks import Hooks, check_hooks
 from .leave import Drain, DrainProgress, Leave, turns
 from .routes import Routes
-
-#: How sessions end with the process: for clients there may be another one.
-_SHUTDOWN: Final[tuple[Ending, str]] = ("shutdown", "shutting down")
+from .session import SHUTDOWN, Session
 
 
 class Gauge:
@@ -65,117 +61,6 @@ class Gauge:
         """Wait until there is nobody within."""
         while self.count:
             await self._none.wait()
-
-
-class Session:
-    """One live WebSocket session."""
-
-    __slots__ = (
-        "_age_factor",
-        "_look",
-        "_seen",
-        "_service",
-        "node",
-        "opened",
-        "quiet_since",
-        "record",
-        "relay",
-        "removed",
-        "route",
-        "upstream",
-    )
-
-    def __init__(
-        self,
-        service: Service,
-        relay: Relay,
-        record: Record,
-        route: Route,
-        upstream: Upstream,
-        node: Node,
-    ) -> None:
-        self._service = service
-        self.relay = relay
-        self.record = record
-        #: As it was when the session began.
-        self.route = route
-        self.upstream = upstream
-        self.node = node
-        #: Its route is in the configuration no more.
-        self.removed = False
-        #: Times of the clock; `quiet_since` is as `observe` has found it.
-        self.opened = trio.current_time()
-        self.quiet_since = self.opened
-        self._seen = 0
-        self._look = Look(self.opened)
-        # Sessions that began together should not be moved together.
-        self._age_factor = service.random.uniform(0.9, 1.1)
-
-    def __enter__(self) -> None:
-        self._service.sessions.add(self)
-        self._service.under_way.__enter__()
-        self.relay.on_ending = self._ending
-        if self._service.draining:
-            self.leave(*_SHUTDOWN)
-
-    def __exit__(self, *_: object) -> None:
-        self._service.sessions.discard(self)
-        self._service.under_way.__exit__()
-        # Else each session would be a cycle, for the garbage collector to find.
-        self.relay.on_ending = None
-
-    def _ending(self) -> None:
-        """Tell the pool what the node did, when it does it: all its sessions may be next."""
-        tunnel, now = self.relay.tunnel, trio.current_time()
-        if tunnel.ending == "node_closed":
-            code = tunnel.legs[Side.NODE].received or NO_STATUS
-            self.upstream.closed_by_node(self.node, code, now)
-        elif tunnel.ending == "node_lost":
-            self.upstream.lost_by_node(self.node)
-
-    @property
-    def is_ending(self) -> bool:
-        return self.relay.tunnel.ending is not None
-
-    @property
-    def is_between_messages(self) -> bool:
-        """Whether a Close now would cut no message short."""
-        return self.relay.is_between_messages
-
-    def observe(self, now: float) -> None:
-        """Look at its counters, to know later how long they have stood still."""
-        client, node = self.relay.tunnel.scanners
-        seen = client.bytes + node.bytes
-        if seen != self._seen:
-            self._seen, self.quiet_since = seen, now
-
-    def statistics(self, now: float) -> SessionStatistics:
-        """Return what can be seen of it at this moment."""
-        self.observe(now)
-        relay, record = self.relay, self.record
-        held = relay.held(Side.CLIENT), relay.held(Side.NODE)
-        client, node = self._look.legs(relay.tunnel, now, held, relay.rtts)
-        return SessionStatistics(
-            id=record.id,
-            client=record.client,
-            listener=record.listener,
-            route=record.route,
-            upstream=self.upstream.name,
-            node=self.node.name,
-            age=now - self.opened,
-            quiet=now - self.quiet_since,
-            ending=relay.tunnel.ending,
-            from_client=client,
-            from_node=node,
-        )
-
-    def age(self, now: float) -> float:
-        """Return the seconds since it began, give or take a tenth, always the same for one."""
-        return (now - self.opened) * self._age_factor
-
-    def leave(self, ending: Ending, reason: str) -> None:
-        """Ask both sides to leave: the client to come back, elsewhere, and the node for good."""
-        self.relay.close(ending, 1012, 1001, reason)
 
 
 class Service:
@@ -313,7 +198,7 @@ class Service:
         time = max(shutdown.deadline - self.config.timeouts.close, shutdown.deadline / 2)
         drain = Drain(
             "shutdown",
-            _SHUTDOWN,
+            SHUTDOWN,
             Schedule(shutdown.jitter, self.random.random),
             self.sessions,
             started=started,

@@ -18,7 +18,8 @@ from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 from proxy.serve.leave import DrainProgress
 from proxy.serve.move import Mover
-from proxy.serve.service import Service, Session
+from proxy.serve.service import Service
+from proxy.serve.session import Session
 from proxy.wire.closing import Ending
 from proxy.wire.liveness import LegView
 from proxy.wire.tunnel import Side, Tunnel

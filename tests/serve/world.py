@@ -17,7 +17,8 @@ from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 from proxy.serve.connection import Connection
 from proxy.serve.hooks import Hooks
-from proxy.serve.service import Service, Session
+from proxy.serve.service import Service
+from proxy.serve.session import Session
 
 CONFIG = """
 [[listeners]]
