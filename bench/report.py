@@ -83,7 +83,7 @@ def _latency(samples: Iterable[Sample], name: str) -> str:
 def _row(outcome: Outcome, peer: str) -> list[str]:
     samples = outcome.samples[peer].values()
     cost = outcome.spread(peer)
-    ratio = outcome.ratio(peer, BASE)
+    ratio = outcome.ratio(peer, outcome.scenario.base)
     timed = not outcome.scenario.sessions
     return [
         peer,
@@ -118,7 +118,17 @@ def _alone_line(outcome: Outcome) -> str:
 def print_outcome(outcome: Outcome) -> None:
     """Print one scenario's table."""
     unit = outcome.scenario.unit
-    head = ["", unit, "spread", "x nginx", "user", "per s", "busy", "load", "p50 µs"]
+    head = [
+        "",
+        unit,
+        "spread",
+        f"x {outcome.scenario.base}",
+        "user",
+        "per s",
+        "busy",
+        "load",
+        "p50 µs",
+    ]
     head += ["p99 µs", "p99.9 µs"]
     rows = [head, *(_row(outcome, peer) for peer in outcome.samples)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -149,10 +159,10 @@ def print_curve(title: str, axis: str, outcomes: dict[int, Outcome]) -> None:
 def _summary(outcome: Outcome) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for peer in outcome.samples:
-        ratio = outcome.ratio(peer, BASE)
+        ratio = outcome.ratio(peer, outcome.scenario.base)
         summary[peer] = {
             "cost": attrs.asdict(outcome.spread(peer)),
-            "ratio_to_nginx": attrs.asdict(ratio) if ratio else None,
+            "ratio": attrs.asdict(ratio) if ratio else None,
         }
     return summary
 
@@ -200,10 +210,10 @@ def _table(results: dict[str, Any]) -> str:
     lines.append("|---|---|" + "--:|" * (len(peers) + 1))
     for one in results["scenarios"]:
         scenario, summary = one["scenario"], one["summary"]
-        if scenario["of_curve"] or OURS not in summary:
+        if scenario["of_curve"] or scenario["just"] or OURS not in summary:
             continue
         cells = [_best_cost(summary, peer) for peer in peers]
-        ratio = summary[OURS]["ratio_to_nginx"]
+        ratio = summary[OURS]["ratio"]
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
         lines.append(
             f"| {scenario['title']} | {scenario['unit']} | {' | '.join(cells)} | {spread} |"

@@ -23,7 +23,7 @@ from .curves import CURVES, Curve, verdict
 from .machine import machine
 from .measure import Bench, Sample, TurnFailed, run_alone, run_turn
 from .peers import HERE, PEERS, Peer
-from .report import OURS, Outcome, document, print_curve, print_outcome, write_results
+from .report import Outcome, document, print_curve, print_outcome, write_results
 from .scenarios import SCENARIOS, Scenario
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def _run_scenario(
     outcome = Outcome(scenario, alone=_alone(bench, scenario))
     for turn in range(rounds):
         for peer, found in peers:
-            if (peer.large_only and not scenario.large) or (
-                scenario.ready_legs and peer.name != OURS
-            ):
+            if not scenario.wants(peer.name, variant=peer.variant):
                 continue
             progress.show(f"{scenario.name}: {peer.name}, round {turn + 1}")
             progress.done += 1
@@ -183,10 +181,11 @@ def _draw(outcomes: list[Outcome], curves: dict[Curve, dict[int, Outcome]], fold
 
 def _turns(scenarios: list[Scenario], curves: list[Curve], peers: list[Peer], rounds: int) -> int:
     """Return how many turns a run has."""
-    small = sum(not peer.large_only for peer in peers)
     of_curves = sum(peer.name in _CURVE_PEERS for peer in peers)
     points = sum(len(curve.points) for curve in curves)
-    turns = sum(len(peers) if scenario.large else small for scenario in scenarios)
+    turns = sum(
+        scenario.wants(peer.name, variant=peer.variant) for scenario in scenarios for peer in peers
+    )
     return rounds * turns + min(rounds, _CURVE_ROUNDS) * of_curves * points
 
 

@@ -37,8 +37,22 @@ class Scenario:
     goals: tuple[Goal, ...] = ()
     ready_legs: int = 0  # not another process is measured, but the splicer's wake-up in this one
     of_curve: bool = False  # a point of a curve: without the load alone
-    large: bool = False  # nginx is measured with larger buffers too, and the better one counts
+    also: tuple[str, ...] = ()  # variants that are measured too
+    just: tuple[str, ...] = ()  # only these proxies
+    base: str = "nginx"  # what the ratios are to
 
+    def wants(self, peer: str, *, variant: bool) -> bool:
+        """Return whether a proxy is measured in it."""
+        if self.just or self.ready_legs:
+            return peer in (self.just or ("tidegate",))
+        return not variant or peer in self.also
+
+
+#: nginx is measured with larger buffers too, and the better one counts.
+_LARGER_BUFFERS = ("nginx-16k", "nginx-64k")
+#: Frames unseen, as every other proxy has it; with the default rules, limits, counters and pings;
+#: and with a client's pace watched as well.
+_EYES = ("tidegate-unseen", "tidegate", "tidegate-paced")
 
 SCENARIOS = (
     Scenario(
@@ -72,7 +86,7 @@ SCENARIOS = (
         unit="µs/message",
         relayed=2,
         goals=(Goal(0.7, "haproxy"),),
-        large=True,
+        also=_LARGER_BUFFERS,
     ),
     Scenario(
         name="1m",
@@ -81,7 +95,7 @@ SCENARIOS = (
         unit="µs/message",
         relayed=2,
         goals=(Goal(0.75, "haproxy"),),
-        large=True,
+        also=_LARGER_BUFFERS,
     ),
     Scenario(
         name="fanout",
@@ -134,6 +148,26 @@ SCENARIOS = (
         unit="KiB/session",
         sessions=4000,
         goals=(Goal(1.0, "haproxy"),),
+    ),
+    Scenario(
+        name="frames",
+        title="what seeing frames costs, 64 sessions x 128 B",
+        drive="echo --sessions 64 --size 128",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.05, "tidegate-unseen"),),
+        just=_EYES,
+        base="tidegate-unseen",
+    ),
+    Scenario(
+        name="frames-32",
+        title="what seeing frames costs, 64 sessions x 32 B",
+        drive="echo --sessions 64 --size 32",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.05, "tidegate-unseen"),),
+        just=_EYES,
+        base="tidegate-unseen",
     ),
     Scenario(
         name="burst",

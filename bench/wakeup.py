@@ -9,7 +9,10 @@ import time
 import trio
 import trio.testing
 
-from proxy.io.splice import Splicer
+from proxy.io.splice import Splice
+from proxy.io.splicer import Splicer
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.io.transport import SocketTransport
 from proxy.wire.tunnel import Side, Tunnel
 
@@ -36,7 +39,7 @@ async def _measure(ready: int) -> float:
         for _ in range(ready):
             (client, near), (node, far) = _pair(), _pair()
             tunnels.append(Tunnel())
-            relay = splicer.splice(near, far, tunnels[-1], close_timeout=1)
+            relay = Splice(splicer, near, far, tunnels[-1], Terms(), Timers())
             nursery.start_soon(relay.run)
             clients.append(client)
             nodes.append(node)

@@ -19,11 +19,13 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
           |    +-- WrongVersion           426
           +-- OriginDenied      403
+          +-- Denied            403       by a hook, which has made the answer
           +-- NoRoute           404
           +-- MethodNotAllowed  405
           +-- UpgradeRequired   426       a plain request on a WebSocket route
-          +-- TooMany           429       of this client address
-          +-- Draining, Full, HoldFull, RouteFull  503   we chose not to serve
+          +-- NotNow            503       we chose not to serve
+          |    +-- Draining, Full, HoldFull, RouteFull
+          |    +-- TooMany        429     of this client address
           +-- NoNode            500       nobody to ask
           +-- InternalError     500       a bug here
           +-- NodeError         502       a node was asked and is broken
@@ -40,45 +42,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
-
-__all__ = [
-    "BadRequest",
-    "BadResponse",
-    "BadUpgrade",
-    "BadUpgradeResponse",
-    "BodyTooLarge",
-    "ClientGone",
-    "ClosedEarly",
-    "ConfigError",
-    "DialError",
-    "DialRefused",
-    "DialTimeout",
-    "DnsError",
-    "Draining",
-    "Full",
-    "HeadTooLarge",
-    "HoldFull",
-    "InternalError",
-    "MethodNotAllowed",
-    "NoNode",
-    "NoRoute",
-    "NodeError",
-    "NodeTlsError",
-    "NodeUnwilling",
-    "NotImplementedCoding",
-    "NotRunning",
-    "OriginDenied",
-    "Refusal",
-    "RequestTimeout",
-    "ResponseTimeout",
-    "RouteFull",
-    "TargetTooLong",
-    "TidegateError",
-    "TooMany",
-    "UpgradeRequired",
-    "VersionNotSupported",
-    "WrongVersion",
-]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -122,6 +85,8 @@ class Refusal(TidegateError):
     #: Whether this connection can carry another request after the answer.
     closes: ClassVar[bool] = False
     summary: ClassVar[str] = "The proxy could not serve this request."
+    #: The answer's body; None: one that tells the detail.
+    body: bytes | None = None
 
     def __init__(self, detail: str = "", *, headers: Headers = ()) -> None:
         super().__init__(detail or self.summary)
@@ -193,6 +158,19 @@ class OriginDenied(Refusal):
     summary = "This origin is not allowed here."
 
 
+class Denied(Refusal):
+    """A hook of the embedding program refuses the handshake, with an answer of its own."""
+
+    status = 403
+    token = "http_request_denied"
+    summary = "A hook has refused the handshake."
+
+    def __init__(self, status: int = 403, *, headers: Headers = (), body: bytes = b"") -> None:
+        super().__init__(headers=headers)
+        self.status = status
+        self.body = body
+
+
 class NoRoute(Refusal):
     status = 404
     token = "destination_not_found"
@@ -214,57 +192,46 @@ class UpgradeRequired(Refusal):
         super().__init__(headers=[(b"Upgrade", b"websocket")])
 
 
-class Draining(Refusal):
+class NotNow(Refusal):
+    """We chose not to serve; `retry_after` seconds later we may."""
+
     status = 503
+    token = "connection_limit_reached"
+    summary = "The proxy serves no more at the moment."
+
+    def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
+        super().__init__(detail, headers=[(b"Retry-After", b"%d" % retry_after)])
+
+
+class Draining(NotNow):
     token = "proxy_internal_response"
     closes = True
     summary = "The proxy is shutting down."
 
-    def __init__(self, retry_after: int = 1) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
+    def __init__(self) -> None:
+        super().__init__(retry_after=1)
 
 
-class Full(Refusal):
-    status = 503
-    token = "connection_limit_reached"
+class Full(NotNow):
     closes = True
     summary = "The proxy has reached its connection limit."
 
-    def __init__(self, retry_after: int = 5) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
-
-class HoldFull(Refusal):
+class HoldFull(NotNow):
     """There is no node, and as many wait for one as may."""
 
-    status = 503
-    token = "connection_limit_reached"
     summary = "Too many requests wait for a node already."
 
-    def __init__(self, retry_after: int = 5) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
-
-class RouteFull(Refusal):
-    """The route has all the sessions it may have."""
-
-    status = 503
-    token = "connection_limit_reached"
+class RouteFull(NotNow):
     summary = "This route has reached its limit of sessions."
 
-    def __init__(self, retry_after: int = 5) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
 
-
-class TooMany(Refusal):
+class TooMany(NotNow):
     """One client address has, or asks for, more sessions than the route allows."""
 
     status = 429
-    token = "connection_limit_reached"
     summary = "Too many sessions for this address."
-
-    def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
-        super().__init__(detail, headers=[(b"Retry-After", b"%d" % retry_after)])
 
 
 class NoNode(Refusal):

@@ -23,7 +23,10 @@ import trio
 import trustme
 
 from proxy import open_proxy, parse_config
-from proxy.io.splice import Splicer
+from proxy.io.splice import Splice
+from proxy.io.splicer import Splicer
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.io.transport import SocketTransport
 from proxy.wire.frames import Scanner
 from proxy.wire.tunnel import Tunnel
@@ -85,7 +88,7 @@ class Legs:
     def __init__(self, client: SocketTransport, node: SocketTransport) -> None:
         self.splicer = Splicer()
         self.tunnel = Tunnel()
-        relay = self.splicer.splice(client, node, self.tunnel, close_timeout=1)
+        relay = Splice(self.splicer, client, node, self.tunnel, Terms(), Timers())
         self.client, self.node = relay._legs
         relay.rearm()
 

@@ -157,6 +157,8 @@ class Route:
                 for name in _NEEDS_FRAMES
                 if getattr(self.limits, name) != getattr(_NO_OWN, name)
             ]
+            if self.ping != _OF_SESSIONS["ping"]:
+                faults.append(("ping", 'cannot be sent with frames = "tunnel"'))
         if faults:
             raise Invalid(*faults)
 

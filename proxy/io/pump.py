@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
+from proxy.wire.liveness import LegView
 from proxy.wire.tunnel import Side, Tunnel
 
 from .relay import Relay
+from .terms import Terms
+from .timers import Timers
+from .transport import SocketTransport
 
 #: The last word to a side that may have stopped reading.
 _LAST_WORD = 1.0
@@ -28,10 +33,12 @@ class PumpRelay(Relay):
         client: trio.abc.Stream,
         node: trio.abc.Stream,
         tunnel: Tunnel,
+        terms: Terms,
+        timers: Timers,
         *,
-        close_timeout: float,
+        stagger: float = 1.0,
     ) -> None:
-        super().__init__(tunnel, close_timeout=close_timeout)
+        super().__init__(tunnel, terms, timers, stagger=stagger)
         # Its deadline is set by the first event that ends the session.
         self._closing = trio.CancelScope()
         self._streams = (client, node)
@@ -39,31 +46,58 @@ class PumpRelay(Relay):
         self._locks = (trio.Lock(), trio.Lock())
         # Being sent to.  A send that was cancelled has sent nobody knows how much.
         self._torn = [False, False]
+        # How many bytes are being sent.
+        self._sending = [0, 0]
+        # The pump that reads from a side is waiting for just that.
+        self._reading = [False, False]
+        self._ending = trio.Event()
         self._woken = trio.Event()
         self._finished = trio.Event()
 
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:
-        for side in Side:
-            if early[side]:
-                self.tunnel.received(side, early[side])
         try:
+            for side in Side:
+                if early[side]:
+                    self._receive(side, early[side])
+            self._timer.hasten(self._check())
             with self._closing:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump, Side.CLIENT, name="client to node")
-                    nursery.start_soon(self._pump, Side.NODE, name="node to client")
-                    nursery.start_soon(self._flush_when_woken)
-                    self._wake()
-                    await self._finished.wait()
-                    await self._flush()
-                    nursery.cancel_scope.cancel()
+                await self._relay()
             if not self.tunnel.finished:
                 self.tunnel.give_up()
-                with trio.move_on_after(_LAST_WORD):
-                    await self._flush()
+                await self._say_last_word()
+        except Exception:
+            self.tunnel.close("bug", 1011, 1001, "")
+            await self._say_last_word()
+            raise
         finally:
+            self._timer.cancel()
             with trio.CancelScope(shield=True) as scope:
                 scope.cancel()
-                await self._streams[Side.NODE].aclose()
+                await self._part(Side.NODE)
+
+    async def _relay(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump, Side.CLIENT, name="client to node")
+            nursery.start_soon(self._pump, Side.NODE, name="node to client")
+            nursery.start_soon(self._flush_when_woken)
+            self._wake()
+            await self._finished.wait()
+            await self._flush()
+            nursery.cancel_scope.cancel()
+
+    async def _say_last_word(self) -> None:
+        with trio.move_on_after(_LAST_WORD):
+            await self._flush()
+
+    async def _part(self, side: Side) -> None:
+        """Hang up on a side: with a goodbye, or with a reset if the tunnel says so."""
+        stream = self._streams[side]
+        if isinstance(stream, SocketTransport):
+            if self.tunnel.legs[side].abort:
+                stream.abort()
+            else:
+                stream.part()
+        await stream.aclose()
 
     def _wake(self) -> None:
         self._start_clock()
@@ -72,22 +106,48 @@ class PumpRelay(Relay):
     def _start_clock(self) -> None:
         """Once the session is ending, give it `close_timeout` for that."""
         if self.tunnel.ending and self._closing.deadline == math.inf:
-            self._closing.deadline = trio.current_time() + self._close_timeout
+            self._closing.deadline = trio.current_time() + self.terms.close_timeout
+            self._ending.set()
             if self.on_ending is not None:
                 self.on_ending()
 
     async def _pump(self, side: Side) -> None:
-        while not self.tunnel.legs[side].done:
-            try:
-                data = await self._streams[side].receive_some()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                self.tunnel.lost(side, str(exc))
-            else:
-                if data:
-                    self.tunnel.received(side, bytes(data))
-                else:
-                    self.tunnel.lost(side, "end of stream")
+        leg = self.tunnel.legs[side]
+        while not (leg.done or leg.ended or leg.deaf):
+            await self._read(side)
             await self._act((side.other, side))
+            if side is Side.CLIENT and (pause := self._pause()):
+                with trio.move_on_after(pause):
+                    await self._ending.wait()
+            await self._act((side.other, side))
+
+    async def _read(self, side: Side) -> None:
+        self._reading[side] = True
+        try:
+            data = bytes(await self._streams[side].receive_some())
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self.tunnel.lost(side, str(exc))
+            return
+        finally:
+            self._reading[side] = False
+        if data:
+            await self._received(side, data)
+        else:
+            self.tunnel.lost(side, "end of stream", clean=True)
+
+    def held(self, side: Side) -> int:
+        return self._sending[side] + len(self.tunnel.legs[side].outbox)
+
+    def view(self, side: Side) -> LegView:
+        if not self._torn[side]:
+            return LegView(self._reading[side])
+        stream = self._streams[side]
+        queued = stream.queued() if isinstance(stream, SocketTransport) else ()
+        passed = self.tunnel.scanners[side.other].bytes
+        return LegView(self._reading[side], (passed, *queued))
+
+    async def _received(self, side: Side, data: bytes) -> None:
+        self._receive(side, data)
 
     async def _flush_when_woken(self) -> None:
         while True:
@@ -99,10 +159,11 @@ class PumpRelay(Relay):
         for side in sides:
             async with self._locks[side]:
                 if (data := self.tunnel.take(side)) and not self._torn[side]:
-                    self._torn[side] = True
+                    self._torn[side], self._sending[side] = True, len(data)
+                    self._timer.hasten(self.liveness.blocked(trio.current_time()))
                     try:
                         await self._streams[side].send_all(data)
-                        self._torn[side] = False
+                        self._torn[side], self._sending[side] = False, 0
                     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                         self.tunnel.lost(side, str(exc))
 
@@ -114,9 +175,21 @@ class PumpRelay(Relay):
         self._start_clock()
         await self._flush(sides)
         self._start_clock()
+        for side in Side:
+            leg, stream = self.tunnel.legs[side], self._streams[side]
+            if leg.abort:
+                await self._part(side)
+            elif leg.finish and isinstance(stream, trio.abc.HalfCloseableStream):
+                await self._send_eof(side, stream)
         if self.tunnel.legs[Side.NODE].done and not self.tunnel.finished:
             # A deepstream node that shuts down waits for just this.
             async with self._locks[Side.NODE]:
-                await self._streams[Side.NODE].aclose()
+                await self._part(Side.NODE)
         if self.tunnel.finished:
             self._finished.set()
+
+    async def _send_eof(self, side: Side, stream: trio.abc.HalfCloseableStream) -> None:
+        async with self._locks[side]:
+            if not self._torn[side]:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await stream.send_eof()

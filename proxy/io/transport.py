@@ -16,10 +16,16 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
+import sys
 from contextlib import suppress
 from typing import Final
 
 import trio
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 _HANG_UP: Final[int | None] = getattr(select, "POLLRDHUP", None)
 Bytes = bytes | bytearray | memoryview
@@ -29,6 +35,8 @@ CHUNK: Final = 64 * 1024
 #: What a buffer for `recv_into` needs to take all that can come of one call: a chunk, and what was
 #: left of a TLS record (at most 16 KiB and a bit) before it.
 BUFFER: Final = CHUNK + 32 * 1024
+#: How often what lies unread is looked for before a connection is closed.
+_LAST_READS: Final = 16
 #: Shared by all transports: between a `recv` into it and the use of what came there is no `await`.
 _RECEIVED: Final = memoryview(bytearray(BUFFER))
 
@@ -152,6 +160,30 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         look.register(self.sock, _HANG_UP)
         while not look.poll(0):  # noqa: ASYNC110  Trio's epoll does not wait for this alone
             await trio.sleep(1.0)
+
+    def queued(self) -> tuple[int, int]:
+        """Return how many bytes wait here, and in the kernel, for the peer to take them."""
+        kernel = b""
+        if sys.platform == "linux":
+            with suppress(OSError):
+                kernel = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
+        return len(self.backlog), int.from_bytes(kernel, sys.byteorder)
+
+    def abort(self) -> None:
+        """Reset the connection: what was not read is lost, and the peer knows."""
+        with suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def part(self) -> None:
+        """Close at once, with a goodbye, and with nothing unread that would make it a reset."""
+        with suppress(OSError):
+            self.flush()
+            self.say_eof()
+            for _ in range(_LAST_READS):
+                if not self.sock.recv_into(_RECEIVED):
+                    break
+        self.close()
 
     def close(self) -> None:
         """Close at once."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import attrs
 
-from proxy.wire.tunnel import Ending, Party, Side, Tunnel
+from proxy.wire.closing import Ending, Party
+from proxy.wire.tunnel import Side, Tunnel
 
 
 @attrs.define(kw_only=True)
@@ -44,8 +45,13 @@ class Record:
     bytes_from_node: int = 0
     messages_from_client: int = 0
     messages_from_node: int = 0
+    #: From our last ping that was answered to its pong.
+    rtt_client: float | None = None
+    rtt_node: float | None = None
     tls_time: float | None = None
     head_time: float | None = None
+    #: What the hook on_handshake took.
+    hook_time: float | None = None
     dial_time: float | None = None
     #: From the handshake's way to the node that answered, to its answer.
     upgrade_time: float | None = None

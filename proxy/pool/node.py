@@ -93,6 +93,8 @@ class Node:
         self.wanted = True
         #: It was, and takes no sessions any more.
         self.gone = False
+        #: Since when the sessions it has should leave; None while they need not.
+        self.empties_since: float | None = None
         self.health = Health(upstream.probe, upstream.rest)
         self.health.back_since = joined
         self.drain = DrainDetector(upstream.detect_drain)
@@ -178,6 +180,14 @@ class Node:
     def empties(self) -> bool:
         """Whether the sessions it has should leave."""
         return self.admin == "drain" or self.gone
+
+    def want(self, now: float, *, admin: Admin | None = None, gone: bool | None = None) -> None:
+        """Have it as the operator, or the name that stands for it, wants it from now on."""
+        emptied = self.empties
+        self.admin = self.admin if admin is None else admin
+        self.gone = self.gone if gone is None else gone
+        if self.empties != emptied:
+            self.empties_since = now if self.empties else None
 
     def answered(self, now: float, seconds: float | None = None, *, session: bool = True) -> None:
         """Take notice that it answered a handshake, or a plain request, in so many seconds."""

@@ -165,7 +165,7 @@ class Upstream:
         """Have a node as the operator wants it; back from being out it starts slowly."""
         if admin == "ready" and node.admin != "ready":
             node.health.back_since = now
-        node.admin = admin
+        node.want(now, admin=admin)
         self.changed()
 
     def resolved(self, config: NodeConfig, addresses: Iterable[Address], now: float) -> bool:
@@ -223,17 +223,18 @@ class Upstream:
             node.wanted = node.address in wanted
             node.reconfigure(wanted.get(node.address, node.config), self.config, now)
             if node.wanted and node.gone:
-                node.gone, node.health.back_since = False, now
+                node.want(now, gone=False)
+                node.health.back_since = now
         known = {node.address for node in self.nodes}
         self.nodes += [
             self._join(config, address, joined)
             for address, config in wanted.items()
             if address not in known
         ]
-        self._let_go()
+        self._let_go(now)
         return before != wanted.keys()
 
-    def _let_go(self) -> bool:
+    def _let_go(self, now: float) -> bool:
         """Have those gone who are not wanted, and drop them if nobody holds on to them.
 
         Not before something is known of those who come in their place: a name may stand for the
@@ -244,13 +245,13 @@ class Upstream:
         )
         leaving = [] if news else [n for n in self.nodes if not (n.wanted or n.gone)]
         for node in leaving:
-            node.gone = True
+            node.want(now, gone=True)
         self.nodes = [node for node in self.nodes if not node.gone or node.sessions]
         return bool(leaving)
 
-    def forget_gone(self) -> None:
+    def forget_gone(self, now: float) -> None:
         """Let nodes go that had to stay for others to come; drop those that nobody holds on to."""
-        if self._let_go():
+        if self._let_go(now):
             self.changed()
 
     @property

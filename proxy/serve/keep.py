@@ -21,11 +21,20 @@ from proxy.observe.log import LOG
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream, needs_resolving
 
-from .move import Mover
 from .service import Service
 
 #: Probes of one interval are not all at its end.
 _JITTER = 0.1
+
+
+async def persist(task: Callable[[], Awaitable[None]], upstream: str = "") -> None:
+    """Begin again after a bug, which should not end sessions that have no part in it."""
+    while True:
+        try:
+            await task()
+        except Exception:
+            LOG.exception("bug", extra={"upstream": upstream} if upstream else {})
+            await trio.sleep(1.0)
 
 
 @attrs.define(eq=False)
@@ -80,8 +89,7 @@ class Keeper:
             for index, node in enumerate(self._probed()):
                 watch = self._watches[node] = _Watch()
                 starting.start_soon(nursery.start, self._watch, node, watch, index)
-        nursery.start_soon(self._persist, self._release)
-        nursery.start_soon(self._persist, Mover(self._service, self.upstream).run)
+        nursery.start_soon(persist, self._release, self.upstream.name)
         self._nursery = nursery
         # A name may have been answered for meanwhile that was not at first.
         self.follow()
@@ -117,15 +125,6 @@ class Keeper:
 
     def _probed(self) -> list[Node]:
         return [] if self.upstream.config.probe.kind == "none" else self.upstream.nodes
-
-    async def _persist(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Begin again after a bug, which should not end sessions that have no part in it."""
-        while True:
-            try:
-                await task()
-            except Exception:
-                LOG.exception("bug", extra={"upstream": self.upstream.name})
-                await trio.sleep(1.0)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -170,7 +169,7 @@ class Keeper:
             with watch.scope:
                 if node.health.state == "unknown":
                     await self._ask(node)
-                    self.upstream.forget_gone()
+                    self.upstream.forget_gone(trio.current_time())
                 task_status.started()
                 # Their first pauses spread the probes over an interval.
                 pause = config.interval * (index + 1) / max(1, len(self.upstream.nodes))

@@ -42,6 +42,6 @@ class Keepers:
 
     def forget_left(self) -> None:
         """Forget the upstreams that were taken away, once nobody holds on to them any more."""
-        leaving = self._service.leaving
-        left = [name for name, upstream in leaving.items() if not upstream.busy]
-        self.stop([leaving.pop(name) for name in left])
+        removed = self._service.removed
+        left = [name for name, upstream in removed.items() if not upstream.busy]
+        self.stop([removed.pop(name) for name in left])

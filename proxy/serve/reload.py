@@ -24,6 +24,7 @@ from proxy.io.tls import Contexts, make_contexts
 from proxy.observe.log import LOG
 from proxy.pool.upstream import Upstream
 
+from .hooks import check_hooks
 from .keepers import Keepers
 from .listeners import Listeners, Opened, discard, keyed
 from .service import Service
@@ -114,7 +115,7 @@ class Reloader:
         """Go by another configuration, or say why not and change nothing; `source` is its name.
 
         Raises:
-            ConfigError: a certificate, key or CA file cannot be used.
+            ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
             OSError: an address cannot be bound.
             NotRunning: the proxy has not started, or is shutting down.
         """
@@ -135,6 +136,7 @@ class Reloader:
 
     async def _reload(self, config: Config, source: str) -> Reloaded:
         assert self._nursery is not None
+        check_hooks(self._service.hooks, config.routes)
         contexts = await trio.to_thread.run_sync(
             make_contexts, config, source, abandon_on_cancel=True
         )

@@ -8,8 +8,9 @@ goodbyes, is outermost and ends last.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import get_args
 
 import trio
 
@@ -17,12 +18,19 @@ from proxy.config.address import Address
 from proxy.config.model import Config
 from proxy.io.listen import TransportListener
 from proxy.io.transport import SocketTransport
+from proxy.observe.live import SessionStatistics, Statistics, UpstreamStatistics
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
+from proxy.pool.node import Admin
+from proxy.wire.closing import ENDINGS
 
 from .connection import Connection
+from .hooks import Hooks
+from .keep import persist
 from .keepers import Keepers
+from .leave import DrainProgress
 from .listeners import Bound, Listeners
+from .move import Mover
 from .reload import Reloaded, Reloader
 from .service import Service
 
@@ -32,8 +40,14 @@ OnRecord = Callable[[Record], object]
 class Server:
     """A running proxy, as the task that started it sees it."""
 
-    def __init__(self, config: Config, on_record: OnRecord | None = None) -> None:
-        self.service = Service(config, on_record=on_record)
+    def __init__(
+        self,
+        config: Config,
+        on_record: OnRecord | None = None,
+        *,
+        hooks: Mapping[str, Hooks] | None = None,
+    ) -> None:
+        self.service = Service(config, on_record=on_record, hooks=hooks)
         #: Set when nothing is left: no listener, no connection.
         self.stopped = trio.Event()
         self._stop = trio.Event()
@@ -67,6 +81,54 @@ class Server:
                 return bound.address
         raise KeyError(f"no listener is called {name!r}")
 
+    def set_node(self, upstream: str, node: str, admin: Admin) -> None:
+        """Take a node out by hand, or put it back; it is called by its address, as in the log.
+
+        "down": it gets no new sessions.  "drain": that, and those it has leave, at the pace of
+        its upstream's `drain`.  "ready": it is like any other again.
+
+        Raises:
+            KeyError: there is no such upstream, or it has no such node now.
+            ValueError: `admin` is none of the three.
+        """
+        if admin not in get_args(Admin):
+            raise ValueError(f"must be one of {get_args(Admin)}, not {admin!r}")
+        upstreams = self.service.upstreams
+        if upstream not in upstreams:
+            raise KeyError(f"no upstream is called {upstream!r}; there are: {_names(upstreams)}")
+        nodes = {one.name: one for one in upstreams[upstream].nodes}
+        if node not in nodes:
+            raise KeyError(f"{upstream!r} has no node {node!r}; it has: {_names(nodes)}")
+        upstreams[upstream].set_admin(nodes[node], admin, trio.current_time())
+
+    def sessions(self) -> list[SessionStatistics]:
+        """Return every live session as it is at this moment, in no order; costs only the caller."""
+        now = trio.current_time()
+        return [session.statistics(now) for session in self.service.sessions]
+
+    def statistics(self) -> Statistics:
+        """Return the whole proxy in numbers."""
+        service, now = self.service, trio.current_time()
+        return Statistics(
+            connections=self._connections,
+            sessions=len(service.sessions),
+            endings={ending: service.endings[ending] for ending in ENDINGS},
+            upstreams={
+                name: UpstreamStatistics(
+                    waiting=len(upstream.hold),
+                    nodes=tuple(node.statistics(now) for node in upstream.nodes),
+                )
+                for name, upstream in (service.upstreams | service.removed).items()
+            },
+        )
+
+    def drains(self) -> list[DrainProgress]:
+        """Return how far each drain has come: of nodes, of removed routes, of the whole at its end.
+
+        Nothing is said here of sessions that are moved since they are old, or for balance.
+        """
+        return self.service.drains()
+
     def shut_down(self) -> None:
         """Begin the orderly end: `serve` returns when all is drained, or at the deadline."""
         self.service.draining = True
@@ -86,7 +148,7 @@ class Server:
         what faults call the configuration.
 
         Raises:
-            ConfigError: a certificate, key or CA file cannot be used.
+            ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
             OSError: an address cannot be bound.
             NotRunning: the proxy has not started yet, or is shutting down.
         """
@@ -105,6 +167,8 @@ class Server:
     async def _serve(self, task_status: trio.TaskStatus[Server]) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self.service.run_splicer)
+            background.start_soon(self.service.timers.run)
+            background.start_soon(persist, Mover(self.service).run)
             with self._beginning:
                 await self._keepers.start(background, self.service.upstreams.values())
             await background.start(self._reloader.run, background)
@@ -115,7 +179,6 @@ class Server:
                     )
                     task_status.started(self)
                     await self._stop.wait()
-                    LOG.info("draining", extra={"sessions": len(self.service.sessions)})
                     accepting.cancel_scope.cancel()
                 with trio.move_on_after(self.config.shutdown.deadline) as scope:
                     await self.service.drain()
@@ -158,6 +221,10 @@ class Server:
             self._shedding -= surplus
 
 
+def _names(known: Iterable[str]) -> str:
+    return ", ".join(map(repr, known)) or "none"
+
+
 def _peer(transport: SocketTransport) -> str:
     """Return the client's address as `host:port`; `unix:` for one that has none."""
     with suppress(OSError):
@@ -172,29 +239,36 @@ async def serve(
     config: Config,
     *,
     on_record: OnRecord | None = None,
+    hooks: Mapping[str, Hooks] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a proxy in a nursery: `server = await nursery.start(proxy.serve, config)`.
 
     It runs until `server.shut_down()`, which drains it, or until it is cancelled, which does not.
-    `on_record` is called with every access record; by default they are logged.
+    `on_record` is called with every access record; by default they are logged.  `hooks` are for
+    WebSocket routes, by the route's name, see `Hooks`.
 
     Raises:
-        ConfigError: a certificate, key or CA file cannot be used.
+        ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
         OSError: an address cannot be bound.
     """
-    await Server(config, on_record).run(task_status=task_status)
+    await Server(config, on_record, hooks=hooks).run(task_status=task_status)
 
 
 @asynccontextmanager
-async def open_proxy(config: Config, *, on_record: OnRecord | None = None) -> AsyncIterator[Server]:
-    """Run a proxy for the length of a block, and drain it at its end.
+async def open_proxy(
+    config: Config,
+    *,
+    on_record: OnRecord | None = None,
+    hooks: Mapping[str, Hooks] | None = None,
+) -> AsyncIterator[Server]:
+    """Run a proxy for the length of a block, and drain it at its end; see `serve`.
 
     Raises:
-        ConfigError: a certificate, key or CA file cannot be used.
+        ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
         OSError: an address cannot be bound.
     """
-    server = Server(config, on_record)
+    server = Server(config, on_record, hooks=hooks)
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
         # An error of the block, or of binding, is the caller's own: it leaves without a group.

@@ -31,7 +31,7 @@ LIMIT = 30.0
 
 _CONFIG = """
 [shutdown]
-spread = 0.2
+rate = 1000.0
 
 [[listeners]]
 bind = "127.0.0.1:0"

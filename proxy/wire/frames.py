@@ -25,6 +25,8 @@ from typing import Final
 
 import attrs
 
+from .closing import FrameError, parse_close
+
 
 class Opcode(IntEnum):
     """RFC 6455 section 11.8."""
@@ -39,18 +41,26 @@ class Opcode(IntEnum):
 
 _OPCODES: Final = frozenset(Opcode)
 FIN: Final = 0x80
-NO_STATUS: Final = 1005
+#: The longest that a header can say (section 5.2).
+_MAX: Final = 2**63 - 1
 #: The longest control frame: two bytes of header, a mask, 125 of payload.
 MAX_CONTROL: Final = 2 + 4 + 125
 
 
-class FrameError(Exception):
-    """A frame that RFC 6455 forbids; `code` is what the offender's Close should say."""
+@attrs.frozen
+class Rules:
+    """What one direction's frames may be; sizes in bytes, 125 at the least, 0: any.
 
-    def __init__(self, reason: str, code: int = 1002) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.code = code
+    `lenient` lets pass what leaves the frames' boundaries alone: masks where none should be, or
+    none where one should, reserved bits and opcodes, lengths in a longer form than needed, codes of
+    a Close that may not be sent.
+    """
+
+    message_bytes: int = 0
+    frame_bytes: int = 0
+    #: Of one message.
+    fragments: int = 0
+    lenient: bool = False
 
 
 @attrs.frozen
@@ -78,6 +88,9 @@ class Scan:
     error: FrameError | None = None
 
 
+_ANY: Final = Rules()
+
+
 class Scanner:
     """One direction's frames.
 
@@ -86,24 +99,39 @@ class Scanner:
     """
 
     __slots__ = (
+        "_fragments",
         "_held",
+        "_largest",
         "_mask_bit",
-        "_mask_size",
+        "_medium",
+        "_message",
         "_overhead",
         "_reserved",
+        "_rules",
+        "_small",
         "_special",
         "_watched",
         "bytes",
+        "control_bytes",
+        "controls",
         "fragmented",
         "left",
         "messages",
         "stopped",
     )
 
-    def __init__(self, *, masked: bool, reserved: int = 0) -> None:
+    def __init__(self, *, masked: bool, reserved: int = 0, rules: Rules = _ANY) -> None:
+        self._rules = rules
+        #: The longest whole message in one frame.
+        self._largest = min(rules.message_bytes or _MAX, rules.frame_bytes or _MAX)
+        #: Of the message that is under way: bytes so far, and fragments.
+        self._message = 0
+        self._fragments = 0
         self._mask_bit = 0x80 if masked else 0
-        self._mask_size = 4 if masked else 0
-        self._overhead = 2 + self._mask_size
+        self._overhead = 6 if masked else 2
+        # A small frame's second byte is its size and this; larger ones begin at that size.
+        self._small = self._mask_bit - self._overhead
+        self._medium = 126 + self._overhead
         self._reserved = reserved
         self._held = b""
         self._watched = False
@@ -114,9 +142,10 @@ class Scanner:
         self.fragmented = False
         #: A Close was released, or an error found: what comes now is dropped (section 5.5.1).
         self.stopped = False
-        #: Released: bytes in all, and whole data messages, counted as their last frame begins.
-        self.bytes = 0
-        self.messages = 0
+        #: Released: bytes in all, and whole data messages, counted as their last frame begins;
+        #: and of the bytes those of control frames.
+        self.bytes = self.messages = 0
+        self.controls = self.control_bytes = 0
 
     @property
     def watched(self) -> bool:
@@ -140,6 +169,13 @@ class Scanner:
             self.left = left - size
             self.bytes += size
             return True
+        if not left and self._overhead <= size < self._medium:
+            # Nearly always: one small frame.
+            first = data[0]
+            if (first == 0x82 or first == 0x81) and data[1] == size + self._small:
+                self.messages += 1
+                self.bytes += size
+                return True
         # From here on `left` is where the next frame begins; at the end it may lie past `size`.
         messages = 0
         mask_bit = self._mask_bit
@@ -153,12 +189,12 @@ class Scanner:
                 end = left + overhead + length
             elif length == 126 and size - left >= overhead + 2:
                 length = data[left + 2] << 8 | data[left + 3]
-                if length < 126:
+                if not 126 <= length <= self._largest:
                     return False
                 end = left + overhead + 2 + length
             elif length == 127 and size - left >= overhead + 8:
                 length = int.from_bytes(data[left + 2 : left + 10], "big")
-                if length < 65536 or length >> 63:
+                if not 65536 <= length <= self._largest:
                     return False
                 end = left + overhead + 8 + length
             else:
@@ -219,48 +255,75 @@ class Scanner:
             payload += 2 if length == 126 else 8
             if size < payload:
                 return None
-            length = _extended_length(data[start + 2 : payload])
-        payload += self._mask_size
+            length = self._extended_length(data[start + 2 : payload])
+        payload += second >> 5 & 4
         if size < payload:
             return None
         end = payload + length
-        opcode = data[start] & 0x0F
-        if opcode < Opcode.CLOSE:
-            self.fragmented = data[start] < FIN
-            self.messages += not self.fragmented
+        if data[start] & 0x0F < Opcode.CLOSE:
+            self._data(data[start], length)
         elif end > size:
             return None
         else:
             controls.append(self._control(data, start, payload, end))
         return end
 
+    def _data(self, first: int, length: int) -> None:
+        """Account for a data frame."""
+        rules = self._rules
+        self._message += length
+        self._fragments += 1
+        if length > (rules.frame_bytes or _MAX):
+            raise FrameError("frame too big", 1009)
+        if self._message > (rules.message_bytes or _MAX):
+            raise FrameError("message too big", 1009)
+        if self._fragments > (rules.fragments or _MAX):
+            raise FrameError("too many fragments", 1008)
+        self.fragmented = first < FIN
+        if not self.fragmented:
+            self.messages += 1
+            self._message = self._fragments = 0
+
     def _check_first(self, first: int) -> None:
         opcode = first & 0x0F
-        if opcode not in _OPCODES:
-            raise FrameError("reserved opcode")
         control = opcode >= Opcode.CLOSE
         if control and first < FIN:
             raise FrameError("fragmented control frame")
+        if not control and self.fragmented != (opcode == Opcode.CONTINUATION):
+            raise FrameError("fragment missing" if self.fragmented else "unexpected continuation")
+        if self._rules.lenient:
+            return
+        if opcode not in _OPCODES:
+            raise FrameError("reserved opcode")
         # No extension gives a meaning to reserved bits on control frames.
         if first & 0x70 & ~(0 if control else self._reserved):
             raise FrameError("reserved bit set")
-        if not control and self.fragmented != (opcode == Opcode.CONTINUATION):
-            raise FrameError("fragment missing" if self.fragmented else "unexpected continuation")
 
     def _check_second(self, first: int, second: int) -> None:
         if first & 0x0F >= Opcode.CLOSE and second & 0x7F > 125:
             raise FrameError("control frame too long")
-        if second & 0x80 != self._mask_bit:
+        if second & 0x80 != self._mask_bit and not self._rules.lenient:
             raise FrameError("frame is not masked" if self._mask_bit else "frame is masked")
+
+    def _extended_length(self, encoded: bytes) -> int:
+        """Return a length of 2 or 8 bytes, which must be the shortest form (section 5.2)."""
+        length = int.from_bytes(encoded, "big")
+        if length >> 63:
+            raise FrameError("length has its first bit set")
+        if length < (126 if len(encoded) == 2 else 65536) and not self._rules.lenient:
+            raise FrameError("length is not minimal")
+        return length
 
     def _control(self, data: bytes, start: int, payload: int, end: int) -> Control:
         content = data[payload:end]
-        if self._mask_size:
+        if data[start + 1] & 0x80:
             content = unmask(content, data[payload - 4 : payload])
         opcode = data[start] & 0x0F
         if opcode == Opcode.CLOSE:
-            parse_close(content)
+            parse_close(content, lenient=self._rules.lenient)
             self.stopped = True
+        self.controls += 1
+        self.control_bytes += end - start
         return Control(opcode, start, end, content)
 
 
@@ -280,43 +343,8 @@ def _alike(data: bytes | bytearray, start: int, step: int, size: int) -> int:
     return count - 1
 
 
-def _extended_length(encoded: bytes) -> int:
-    """Return a length of 2 or 8 bytes; it must be the shortest way to write it (section 5.2)."""
-    length = int.from_bytes(encoded, "big")
-    if length < (126 if len(encoded) == 2 else 65536):
-        raise FrameError("length is not minimal")
-    if length >> 63:
-        raise FrameError("length has its first bit set")
-    return length
-
-
 def unmask(payload: bytes, key: bytes) -> bytes:
     """Apply a 4-byte mask (RFC 6455 section 5.3); doing so twice gives the payload back."""
     size = len(payload)
     mask = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
-
-
-def parse_close(payload: bytes) -> tuple[int, str]:
-    """Return a Close frame's code and reason; an empty one has the code 1005.
-
-    Raises:
-        FrameError: if the payload may not be sent (RFC 6455 sections 5.5.1 and 7.4).
-    """
-    if not payload:
-        return NO_STATUS, ""
-    code = int.from_bytes(payload[:2], "big")
-    if len(payload) == 1 or not sendable(code):
-        raise FrameError("close code may not be sent")
-    try:
-        return code, payload[2:].decode("utf-8")
-    except UnicodeDecodeError:
-        raise FrameError("close reason is not UTF-8", 1007) from None
-
-
-def sendable(code: int) -> bool:
-    """Whether a Close frame may carry `code`: what IANA registers, and 3000 to 4999.
-
-    wsproto refuses 1014 ("bad gateway"), which is registered; it passes here.
-    """
-    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))

@@ -2,16 +2,20 @@
 
 Theory.  Frames that come from one leg go out on the other.  Three things may join them: a Close or
 a Ping of our own, and the answer to a node's Close; all of them only at a frame boundary of the
-stream they join.  If that stream is within a frame, an injected frame waits for its end.
+stream they join.  If that stream is within a frame, a Close waits for its end, and a Ping is not
+sent at all: there will be another time for it.
 
 Each leg has a closing handshake of its own, and each is ours to finish (RFC 6455 section 7.1):
   - A Close from the client goes to the node verbatim; the node's answer comes back verbatim.
   - A Close from the node goes to the client verbatim, is answered here at once, and the node's
     connection is then closed at once: a deepstream node that shuts down waits up to 30 s for the
     slowest peer, cut off from its cluster all the while.
-  - Whoever vanishes without a Close: a client is told 1011; a node just loses its connection.
-  - A protocol error: 1002 to the offender; 1001 to a node, 1011 to a client, for the other's fault.
-  - `close` ends both legs with codes of our own (drain, shutdown).
+  - Whoever vanishes without a Close: a client is told 1011; a node just loses its connection.  A
+    side that has sent its Close may well end its stream: it still gets the answer.
+  - Whoever breaks a rule is told so; the other side leaves with 1001, or 1011 for a node's fault.
+    A client, in the place of the node's answer: what the node has to say to the frames before the
+    bad one still arrives.
+  - `close` ends both legs with codes of our own (drain, shutdown, silence, stalls).
 On a leg that was sent a Close nothing more is sent; a leg is *done* when Closes went both ways on
 it, or when there is nobody left to say goodbye to.  `finished` means both are.  If a stream is cut
 within a frame, no Close can be sent on it: that leg is done as well, and its peer sees 1006, which
@@ -24,12 +28,13 @@ from __future__ import annotations
 
 import functools
 from enum import IntEnum
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 from wsproto.frame_protocol import FrameProtocol
 
-from .frames import NO_STATUS, Control, Opcode, Scan, Scanner, parse_close
+from .closing import NO_STATUS, Ending, FrameError, Party, parse_close, party
+from .frames import Control, Opcode, Rules, Scan, Scanner
 
 
 class Side(IntEnum):
@@ -43,33 +48,9 @@ class Side(IntEnum):
         return Side(1 - self)
 
 
-Ending = Literal[
-    "client_closed",
-    "node_closed",
-    "client_lost",
-    "node_lost",
-    "client_error",
-    "node_error",
-    "shutdown",
-    "moved",
-    "cancelled",
-]
-Party = Literal["client", "node", "proxy"]
-_PARTY: Final[dict[Ending, Party]] = {
-    "client_closed": "client",
-    "client_lost": "client",
-    "client_error": "client",
-    "node_closed": "node",
-    "node_lost": "node",
-    "node_error": "node",
-    "shutdown": "proxy",
-    "moved": "proxy",
-    "cancelled": "proxy",
-}
-#: What the other side is told when this one broke the protocol.
+#: What the other side is told when this one broke a rule: of the protocol, or a limit.
 _BLAME: Final = {Side.CLIENT: 1011, Side.NODE: 1001}
-#: Unanswered pings that are remembered per leg.
-MAX_PINGS: Final = 16
+_LIMIT_CODES: Final = (1008, 1009)
 
 
 @attrs.define
@@ -79,16 +60,24 @@ class Leg:
     #: Codes of the Close received from this side and of the one sent to it; 1005: an empty one.
     received: int | None = None
     sent: int | None = None
-    #: It broke the protocol: no Close of its can be understood, none is waited for.
+    #: No Close of its is waited for: it broke a rule, or has gone silent.
     deaf: bool = False
+    #: The rule that a client broke: what its Close will say, whatever else happens meanwhile.
+    fault: FrameError | None = None
+    #: Its stream has ended behind its Close; it may still be sent to.
+    ended: bool = False
     #: Nobody is left to say goodbye to.
     gone: bool = False
+    #: Its connection is to be reset, not ended.
+    abort: bool = False
+    #: Nothing more will be sent to it, which its stream's end should say.
+    finish: bool = False
     #: Bytes to be sent to this side.
     outbox: bytes = b""
-    #: Frames of ours that wait for a boundary.
+    #: A Close of ours that waits for a boundary.
     waiting: bytes = b""
-    #: Payloads of our pings that were not answered yet.
-    pings: list[bytes] = attrs.field(factory=list)
+    #: The payload of our ping that was not answered yet.
+    ping: bytes = b""
 
     @property
     def done(self) -> bool:
@@ -99,17 +88,21 @@ class Leg:
 class Tunnel:
     """Relay frames between a client and a node.
 
-    `reserved` is the mask of reserved bits that the negotiated extensions may use.
+    `reserved` is the mask of reserved bits that the negotiated extensions may use; `rules` are for
+    what comes from the client, and from the node.
     """
 
-    __slots__ = ("detail", "ending", "legs", "scanners")
+    __slots__ = ("_lenient", "detail", "ending", "legs", "scanners")
 
-    def __init__(self, *, reserved: int = 0) -> None:
+    def __init__(
+        self, *, reserved: int = 0, rules: tuple[Rules, Rules] = (Rules(), Rules())
+    ) -> None:
         #: What comes from each side.
         self.scanners = (
-            Scanner(masked=True, reserved=reserved),
-            Scanner(masked=False, reserved=reserved),
+            Scanner(masked=True, reserved=reserved, rules=rules[0]),
+            Scanner(masked=False, reserved=reserved, rules=rules[1]),
         )
+        self._lenient = rules[0].lenient
         self.legs = (Leg(), Leg())
         #: How the session ended, from the first event that ends it on.
         self.ending: Ending | None = None
@@ -118,7 +111,7 @@ class Tunnel:
 
     @property
     def ended_by(self) -> Party | None:
-        return _PARTY[self.ending] if self.ending else None
+        return party(self.ending) if self.ending else None
 
     @property
     def finished(self) -> bool:
@@ -128,7 +121,7 @@ class Tunnel:
     def received(self, side: Side, data: bytes) -> None:
         """Take bytes that came from one side; what follows from them is in both outboxes."""
         leg = self.legs[side]
-        if leg.gone:
+        if leg.gone or leg.ended:
             return
         scan = self.scanners[side].scan(data)
         self._pass_on(side, scan)
@@ -136,18 +129,39 @@ class Tunnel:
             if control.opcode == Opcode.CLOSE:
                 self._closed(side, control)
         if scan.error is not None:
-            self._end("client_error" if side is Side.CLIENT else "node_error", scan.error.reason)
-            leg.deaf = True
-            self._send_close(side, scan.error.code, scan.error.reason)
-            self._send_close(side.other, _BLAME[side.other], "")
+            self.offend(side, scan.error)
 
-    def lost(self, side: Side, detail: str = "") -> None:
-        """Note that nothing comes from this side any more: end of stream, reset, time-out."""
-        if self.legs[side].gone:
+    def offend(self, side: Side, error: FrameError) -> None:
+        """End the session for a rule or a limit that this side did not keep."""
+        limit = error.code in _LIMIT_CODES
+        if side is Side.CLIENT:
+            self._end("client_limit" if limit else "client_error", error.reason)
+        else:
+            self._end("node_limit" if limit else "node_error", error.reason)
+        # Nothing that it says is understood any more.
+        self.scanners[side].stopped = self.scanners[side].watched = True
+        self.legs[side].deaf = True
+        self.legs[side].fault = error
+        if self.legs[side.other].waiting:
+            # For the end of a frame that will not come.
+            self._cut(side.other)
+        self._send_close(side.other, 1001 if limit else _BLAME[side.other], "")
+        if side is Side.NODE or self.legs[Side.NODE].gone:
+            self._send_close(side, error.code, error.reason)
+
+    def lost(self, side: Side, detail: str = "", *, clean: bool = False) -> None:
+        """Note that nothing comes from this side any more: end of stream, reset, time-out.
+
+        A `clean` end leaves the way to it open.
+        """
+        leg, other = self.legs[side], self.legs[side.other]
+        if leg.gone or (clean and leg.ended):
+            return
+        if clean and leg.received is not None:
+            leg.ended = True
             return
         self._cut(side)
         self._end("client_lost" if side is Side.CLIENT else "node_lost", detail)
-        other = self.legs[side.other]
         if side is Side.CLIENT or other.waiting:
             self._cut(side.other)
         elif other.received is not None:
@@ -155,31 +169,44 @@ class Tunnel:
         else:
             self._send_close(Side.CLIENT, 1011, "node lost")
 
-    def close(self, ending: Ending, client_code: int, node_code: int, reason: str) -> None:
-        """End the session from here: a Close to each side, unless it is ending already."""
-        if not self.ending:
-            self._end(ending, reason)
-            self._send_close(Side.CLIENT, client_code, reason)
-            self._send_close(Side.NODE, node_code, "")
+    def close(
+        self, ending: Ending, client_code: int, node_code: int, reason: str, *, abort: bool = False
+    ) -> None:
+        """End the session from here: a Close to each side, unless it is ending already.
+
+        If it ends because one side is silent, or stalled, that one's answer is not waited for; with
+        `abort` it is not even told.
+        """
+        if self.ending:
+            return
+        self._end(ending, reason)
+        for side in Side:
+            if self.ended_by == side.name.lower():
+                self.legs[side].deaf = True
+                if abort:
+                    self.legs[side].abort = True
+                    self._cut(side)
+        self._send_close(Side.CLIENT, client_code, reason)
+        self._send_close(Side.NODE, node_code, "")
 
     def give_up(self) -> None:
         """Say the last word where one is owed: the time for the closing handshakes is over."""
         client = self.legs[Side.CLIENT]
-        if client.received is not None:
-            self._send_close(Side.CLIENT, client.received, "")
+        if client.received is not None or client.fault is not None:
+            self._send_close(Side.CLIENT, client.received or NO_STATUS, "")
         for side in Side:
             self._cut(side)
 
     def ping(self, side: Side, payload: bytes) -> bool:
         """Send a Ping of our own; its Pong will not reach the other side.
 
-        Returns False, and sends nothing, while too many are unanswered or the leg is closing.
+        Returns False, and sends nothing, while one is unanswered, within a frame, or at the end.
         """
-        leg = self.legs[side]
-        if leg.gone or leg.sent is not None or len(leg.pings) >= MAX_PINGS:
+        leg, source = self.legs[side], self.scanners[side.other]
+        if leg.gone or leg.sent is not None or leg.ping or source.left:
             return False
-        leg.pings.append(payload)
-        self._inject(side, bytes(_control_frames(side).ping(payload)))
+        leg.ping = payload
+        leg.outbox += bytes(_control_frames(side).ping(payload))
         return True
 
     def take(self, side: Side) -> bytes:
@@ -192,32 +219,41 @@ class Tunnel:
         """Put released bytes in the other side's outbox, with what has waited for a boundary."""
         leg, out = self.legs[side], self.legs[side.other]
         data = scan.data
-        if leg.pings:
-            data = _without([c for c in scan.controls if self._is_own_pong(leg, c)], data)
+        if scan.controls and (leg.ping or out.fault or self._lenient):
+            data = _without([c for c in scan.controls if self._stays_here(leg, out, c)], data)
         if out.waiting and scan.boundary is not None:
             # Control frames come behind the first boundary, so cutting some has not moved it.
-            behind = data[scan.boundary :] if out.sent is None else b""
-            out.outbox += data[: scan.boundary] + out.waiting + behind
+            out.outbox += data[: scan.boundary] + out.waiting
             out.waiting = b""
-            self.scanners[side].watched = out.sent is not None
         elif not out.gone and (out.sent is None or out.waiting):
             out.outbox += data
 
-    def _is_own_pong(self, leg: Leg, control: Control) -> bool:
-        if control.opcode != Opcode.PONG or control.payload not in leg.pings:
-            return False
-        # A pong answers all pings up to its own (RFC 6455 section 5.5.3).
-        del leg.pings[: leg.pings.index(control.payload) + 1]
-        return True
+    def _stays_here(self, leg: Leg, out: Leg, control: Control) -> bool:
+        """Whether a frame goes no further.
+
+        That is the answer to our own ping, and a Close that nobody may send, or in whose place
+        another one is owed.
+        """
+        if control.opcode == Opcode.PONG and leg.ping and control.payload == leg.ping:
+            leg.ping = b""
+            return True
+        if control.opcode != Opcode.CLOSE or out.fault is not None:
+            return control.opcode == Opcode.CLOSE
+        return bool(control.payload) and parse_close(control.payload, lenient=True)[0] == NO_STATUS
 
     def _closed(self, side: Side, control: Control) -> None:
         """Note a Close that came from this side and, if one still could, went to the other."""
         leg, other = self.legs[side], self.legs[side.other]
-        leg.received, reason = parse_close(control.payload)
+        leg.received, reason = parse_close(control.payload, lenient=self._lenient)
         self._end("client_closed" if side is Side.CLIENT else "node_closed", reason)
-        if other.sent is None and not other.gone:
+        if other.fault is not None:
+            self._send_close(side.other, leg.received, "")
+        elif other.sent is None and not other.gone:
             other.sent = leg.received
             self.scanners[side].watched = True
+            if leg.received == NO_STATUS and control.payload:
+                # Its own stays here.
+                other.outbox += bytes(_control_frames(side.other).close(None))
         if side is Side.NODE and leg.waiting:
             self._cut(side)
         elif side is Side.NODE or other.gone:
@@ -228,28 +264,26 @@ class Tunnel:
         leg, source = self.legs[side], self.legs[side.other]
         if leg.gone or leg.sent is not None:
             return
-        frame = _control_frames(side).close(None if code == NO_STATUS else code, reason)
-        self._inject(side, bytes(frame))
-        if leg.waiting and (source.gone or (side is Side.NODE and leg.received is not None)):
-            self._cut(side)
-        else:
-            leg.sent = code
-            self.scanners[side.other].watched = True
-
-    def _inject(self, side: Side, frame: bytes) -> None:
-        """Put a frame in this side's outbox, or let it wait for a boundary."""
-        leg, source = self.legs[side], self.scanners[side.other]
-        if source.left:
-            leg.waiting += frame
-            source.watched = True
-        else:
+        if leg.fault is not None:
+            code, reason = leg.fault.code, leg.fault.reason
+        frame = bytes(_control_frames(side).close(None if code == NO_STATUS else code, reason))
+        if not self.scanners[side.other].left:
             leg.outbox += frame
+        elif source.gone or source.deaf or (side is Side.NODE and leg.received is not None):
+            # The boundary would not come, or not be worth the wait.
+            self._cut(side)
+            return
+        else:
+            leg.waiting = frame
+        leg.sent = code
+        self.scanners[side.other].watched = True
 
     def _cut(self, side: Side) -> None:
         """Send nothing more to this side, and let `plain` let nothing through to it."""
         leg = self.legs[side]
         leg.gone = True
-        leg.waiting = b""
+        if leg.waiting:
+            leg.waiting, leg.sent = b"", None
         self.scanners[side.other].watched = True
 
     def _end(self, ending: Ending, detail: str) -> None:

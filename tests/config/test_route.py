@@ -91,6 +91,13 @@ def test_limits_that_need_frames(name: str) -> None:
     assert caught.value.faults == ((f"limits.{name}", 'cannot be kept with frames = "tunnel"'),)
 
 
+def test_no_pings_in_a_tunnel() -> None:
+    with pytest.raises(Invalid) as caught:
+        route(frames="tunnel", ping=Ping(client=1.0))
+
+    assert caught.value.faults == (("ping", 'cannot be sent with frames = "tunnel"'),)
+
+
 def test_other_limits_hold_in_a_tunnel() -> None:
     limits = SessionLimits(bytes_per_second=10.0, sessions=1, sessions_per_address=1)
 

@@ -13,7 +13,7 @@ from .harness import Certificate, make_certificate
 MODULES = Path(__file__).parent / "node_modules" / "@deepstream"
 
 
-def _require(present: object, reason: str) -> None:
+def require(present: object, reason: str) -> None:
     """Skip without a requirement; fail where CI is set, which has to have it."""
     if present:
         return
@@ -25,9 +25,9 @@ def _require(present: object, reason: str) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def deepstream() -> None:
     """The real deepstream server and client."""
-    _require(shutil.which("node"), "node is not installed")
+    require(shutil.which("node"), "node is not installed")
     packages = ("server", "client", "clusternode-redis")
-    _require(
+    require(
         all((MODULES / package / "package.json").exists() for package in packages),
         "the packages of tests/e2e are not installed: run npm ci there",
     )
@@ -36,7 +36,7 @@ def deepstream() -> None:
 @pytest.fixture(scope="session")
 def redis() -> None:
     """A redis server, which joins deepstream nodes to a cluster."""
-    _require(shutil.which("redis-server"), "redis-server is not installed")
+    require(shutil.which("redis-server"), "redis-server is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,13 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import CloseConnection, Event
 
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
-from proxy.io.splice import Splicer
+from proxy.io.splice import Splice
+from proxy.io.splicer import Splicer
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport
 from proxy.wire.tunnel import Side, Tunnel
@@ -112,7 +116,7 @@ async def _streams(
     kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> tuple[trio.abc.Stream, trio.abc.Stream, trio.abc.Stream, trio.abc.Stream]:
     """Return the client's end, the relay's two, and the node's."""
-    if kind == "memory":
+    if kind in ("memory", "messages"):
         client, near = trio.testing.memory_stream_pair()
         far, node = trio.testing.memory_stream_pair()
         return client, near, far, node
@@ -133,13 +137,15 @@ async def open_rig(
     early: tuple[bytes, bytes] = (b"", b""),
     close_timeout: float = 5.0,
     reserved: int = 0,
+    terms: Terms | None = None,
 ) -> AsyncIterator[Rig]:
-    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls` or `memory`."""
+    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`."""
     with trio.fail_after(LIMIT):
         client, near, far, node = await _streams(kind, tls)
         try:
             async with trio.open_nursery() as nursery:
-                relay = _relay(kind, near, far, Tunnel(reserved=reserved), nursery, close_timeout)
+                terms = terms or Terms(close_timeout=close_timeout)
+                relay = _relay(kind, near, far, terms, reserved, nursery)
                 over = trio.Event()
 
                 async def run() -> None:
@@ -166,14 +172,18 @@ def _relay(
     kind: str,
     near: trio.abc.Stream,
     far: trio.abc.Stream,
-    tunnel: Tunnel,
+    terms: Terms,
+    reserved: int,
     nursery: trio.Nursery,
-    close_timeout: float,
 ) -> Relay:
+    tunnel, timers = terms.make_tunnel(reserved), Timers()
+    nursery.start_soon(timers.run)
+    if kind == "messages":
+        return MessageRelay(near, far, tunnel, terms, timers)
     if not kind.startswith("splice"):
-        return PumpRelay(near, far, tunnel, close_timeout=close_timeout)
+        return PumpRelay(near, far, tunnel, terms, timers)
     assert isinstance(near, SocketTransport)
     assert isinstance(far, SocketTransport)
     splicer = Splicer()
     nursery.start_soon(splicer.run)
-    return splicer.splice(near, far, tunnel, close_timeout=close_timeout)
+    return Splice(splicer, near, far, tunnel, terms, timers)

@@ -6,6 +6,8 @@ import trio
 import trio.testing
 
 from proxy.io.pump import PumpRelay
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
@@ -17,7 +19,7 @@ async def test_a_reader_that_never_reads_cannot_hold_up_the_end(
 ) -> None:
     client, near = trio.testing.lockstep_stream_pair()
     far, node = trio.testing.lockstep_stream_pair()
-    relay = PumpRelay(near, far, Tunnel(), close_timeout=5)
+    relay = PumpRelay(near, far, Tunnel(), Terms(), Timers())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
         nursery.start_soon(node.send_all, frame(2, b"nobody reads this"))
@@ -36,14 +38,15 @@ async def test_what_one_side_sends_arrives_in_order_with_what_is_injected() -> N
     """Both pumps and the waker send to the client; the lock keeps the tunnel's order."""
     client, near = trio.testing.lockstep_stream_pair()
     far, node = trio.testing.lockstep_stream_pair()
-    relay = PumpRelay(near, far, Tunnel(), close_timeout=5)
+    relay = PumpRelay(near, far, Tunnel(), Terms(), Timers())
     expected = frame(2, b"first") + frame(9, b"ours") + frame(2, b"second")
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.run)
             await node.send_all(frame(2, b"first"))
             await trio.testing.wait_all_tasks_blocked()
-            assert relay.ping(Side.CLIENT, b"ours")
+            assert relay.tunnel.ping(Side.CLIENT, b"ours")
+            relay._wake()
             nursery.start_soon(node.send_all, frame(2, b"second"))
             await trio.testing.wait_all_tasks_blocked()
             received = b""

@@ -12,6 +12,8 @@ import pytest
 import trio
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from proxy.io.terms import Terms
+from proxy.wire.liveness import Patience
 from proxy.wire.tunnel import Side
 from tests.wire.strategies import frame
 
@@ -151,11 +153,22 @@ async def test_protocol_errors(side: Side, rig: OpenRig) -> None:
         offender, other = r.peer(side), r.peer(side.other)
         await offender.stream.send_all(b"\x83\x80" + bytes(20))
 
-        assert codes(await offender.receive()) == (1002, "reserved opcode")
         code = 1001 if side is Side.CLIENT else 1011
         assert codes(await other.receive()) == (code, "")
         await other.send(CloseConnection(code))
+        assert codes(await offender.receive()) == (1002, "reserved opcode")
         await r.over.wait()
+
+
+async def test_client_that_breaks_the_protocol_is_told_though_the_node_is_silent(
+    rig: OpenRig,
+) -> None:
+    async with rig(close_timeout=0.05) as r:
+        await r.client.stream.send_all(b"\x83\x80" + bytes(20))
+
+        assert codes(await r.client.receive()) == (1002, "reserved opcode")
+        await r.over.wait()
+    assert r.tunnel.ending == "client_error"
 
 
 async def test_close_from_here(rig: OpenRig) -> None:
@@ -202,18 +215,18 @@ async def test_client_that_closed_is_answered_though_the_node_is_not(rig: OpenRi
 
 
 async def test_pings_of_ours_stay_between_us(rig: OpenRig) -> None:
-    async with rig() as r:
-        assert r.relay.ping(Side.CLIENT, b"c")
-        assert r.relay.ping(Side.NODE, b"n")
-        for peer, payload in ((r.client, b"c"), (r.node, b"n")):
+    async with rig(terms=Terms(patience=Patience(ping=(0.02, 0.02)))) as r:
+        for peer in (r.client, r.node):
             ping = await peer.receive()
-            assert ping == Ping(payload)
             assert isinstance(ping, Ping)
+            assert ping.payload.startswith(b"tidegate")
             await peer.send(ping.response())
             await peer.send(Pong(b"unasked"))
-
-        assert await r.node.receive() == Pong(b"unasked")
-        assert await r.client.receive() == Pong(b"unasked")
+        for peer in (r.node, r.client):
+            while isinstance(event := await peer.receive(), Ping):
+                pass
+            assert event == Pong(b"unasked")
+        assert all(pulse.rtt is not None for pulse in r.relay.liveness.legs)
 
 
 async def test_stopped_reader_stops_the_sender(rig: OpenRig) -> None:

@@ -1,4 +1,4 @@
-"""What is the splicer's own; what all relays do is in test_relay."""
+"""What a spliced session does by itself; what all relays do is in test_relay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.io.splice import Splicer
+from proxy.io.splice import Splice
+from proxy.io.splicer import Splicer
+from proxy.io.terms import Terms
+from proxy.io.timers import Timers
 from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
@@ -24,7 +27,7 @@ async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) 
     pairs = [(socket_pair(), socket_pair()) for _ in range(2)]
     tunnels = [Tunnel(), Tunnel()]
     relays = [
-        splicer.splice(client[1], node[0], tunnel, close_timeout=1)
+        Splice(splicer, client[1], node[0], tunnel, Terms(), Timers())
         for (client, node), tunnel in zip(pairs, tunnels, strict=True)
     ]
 
@@ -61,30 +64,6 @@ async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) 
             nursery.cancel_scope.cancel()
     for pair in pairs:
         for transport in (*pair[0], *pair[1]):
-            transport.close()
-
-
-async def test_many_sessions_at_once() -> None:
-    splicer = Splicer()
-    ends = [(socket_pair(), socket_pair()) for _ in range(100)]
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(splicer.run)
-            for client, node in ends:
-                relay = splicer.splice(client[1], node[0], Tunnel(), close_timeout=1)
-                nursery.start_soon(relay.run)
-            await trio.testing.wait_all_tasks_blocked()
-            assert len(splicer.legs) == 200
-            for index, (client, node) in enumerate(ends):
-                await client[0].send_all(frame(2, b"%d" % index, key=KEY))
-                await node[1].send_all(frame(2, b"%d" % -index))
-            for index, (client, node) in enumerate(ends):
-                assert await client[0].receive_some() == frame(2, b"%d" % -index)
-                assert await node[1].receive_some() == frame(2, b"%d" % index, key=KEY)
-            nursery.cancel_scope.cancel()
-    assert splicer.legs == {}
-    for client, node in ends:
-        for transport in (*client, *node):
             transport.close()
 
 

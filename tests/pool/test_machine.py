@@ -370,7 +370,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def forget(self) -> None:
         with self.noticing():
-            self.upstream.forget_gone()
+            self.upstream.forget_gone(self.now)
         assert all(node.sessions for node in self.upstream.nodes if node.gone)
         self.note_nodes()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.config.address import Address
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import DialRefused, DialTimeout, NodeTlsError, ResponseTimeout
-from proxy.pool.node import FIRST_SHARE, Node, NodeState, NodeStatistics
+from proxy.pool.node import FIRST_SHARE, Admin, Node, NodeState, NodeStatistics
 
 from .rig import NOW, make_node, node_config, probe, ramp
 
@@ -94,6 +94,28 @@ def test_whose_sessions_should_leave(change: Change, *, empties: bool) -> None:
     change(node)
 
     assert node.empties is empties
+
+
+def test_since_when_they_should_leave() -> None:
+    node = make_node()
+    steps: list[tuple[Admin | None, bool | None, float | None]] = [
+        ("down", None, None),
+        ("drain", None, NOW + 1),
+        # A second reason, and the first one's end, make no difference.
+        ("drain", None, NOW + 1),
+        (None, True, NOW + 1),
+        ("ready", None, NOW + 1),
+        (None, False, None),
+        (None, False, None),
+        (None, True, NOW + 7),
+        ("down", False, None),
+    ]
+    for after, (admin, gone, since) in enumerate(steps):
+        node.want(NOW + after, admin=admin, gone=gone)
+
+        assert node.empties_since == since
+        assert node.empties is (since is not None)
+    assert (node.admin, node.gone) == ("down", False)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_nobody_by_hand(admin: Admin) -> None:
     upstream.set_admin(first, admin, NOW)
 
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
+    assert first.empties_since == (NOW if admin == "drain" else None)
     upstream.set_admin(second, admin, NOW)
     assert upstream.choose(NOW) is None
     assert upstream.last_resort(NOW) is None
@@ -714,13 +715,13 @@ def test_address_that_vanishes_is_gone_and_keeps_its_sessions() -> None:
 
     assert resolve(upstream, 2)
     assert len(told) == 1
-    assert (first.state(NOW), first.sessions, first.empties) == ("gone", 1, True)
+    assert (first.state(NOW), first.sessions, first.empties_since) == ("gone", 1, NOW)
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
     assert not resolve(upstream, 2)
     assert first in upstream.nodes
 
     lease.release()
-    upstream.forget_gone()
+    upstream.forget_gone(NOW)
     assert upstream.nodes == [second]
 
 
@@ -964,7 +965,7 @@ def test_node_that_is_taken_out_keeps_its_sessions_and_comes_back_as_it_was() ->
         assert (second.state(NOW + 2), second.weight) == ("drain by hand", 3)
         assert second.share(NOW + 2) == 3 * FIRST_SHARE
         reconfigure(upstream, 1, now=NOW + 3)
-    upstream.forget_gone()
+    upstream.forget_gone(NOW)
     assert upstream.nodes == [first]
 
 
@@ -984,13 +985,13 @@ def test_old_nodes_stay_until_new_ones_were_probed() -> None:
     old, *new = upstream.nodes
     assert {upstream.choose(NOW) for _ in range(3)} == {old}
     for number, node in enumerate(new, 1):
-        upstream.forget_gone()
+        upstream.forget_gone(NOW)
         assert len(upstream.nodes) == 3
         # Whatever it brings: nodes that are down are what was asked for.
         node.probed(NOW, well=number == 1)
     told: list[int] = []
     upstream.changed = lambda: told.append(len(upstream.nodes))
-    upstream.forget_gone()
+    upstream.forget_gone(NOW)
 
     assert upstream.nodes == new
     assert told == [2]

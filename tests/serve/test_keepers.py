@@ -52,12 +52,12 @@ async def test_upstream_that_left_is_looked_after_until_nobody_holds_on_to_it(
             keepers.forget_left()
             await trio.testing.wait_all_tasks_blocked()
             assert tasks() == running
-            assert world.service.leaving == {"nodes": upstream}
+            assert world.service.removed == {"nodes": upstream}
         keepers.forget_left()
         await trio.testing.wait_all_tasks_blocked()
 
         assert tasks() == before
-        assert world.service.leaving == {}
+        assert world.service.removed == {}
 
 
 async def test_upstream_that_comes_back_is_the_same(autojump_clock: Clock) -> None:
@@ -73,7 +73,7 @@ async def test_upstream_that_comes_back_is_the_same(autojump_clock: Clock) -> No
 
         assert tasks() == running
         assert world.service.upstreams == {"nodes": upstream}
-        assert world.service.leaving == {}
+        assert world.service.removed == {}
 
 
 async def test_start_that_is_cancelled_can_be_undone(

@@ -288,16 +288,16 @@ async def test_upstream_that_went_lives_until_its_last_session_has_left() -> Non
         first, second = [await rig.connect() for _ in range(2)]
         upstream = service.upstreams["nodes"]
         await rig.reload(route(upstream="b"), rig.pool(1, name="b"))
-        assert service.leaving == {"nodes": upstream}
+        assert service.removed == {"nodes": upstream}
         third = await rig.connect()
         # Nobody knows but those who are there.
         assert [node.sessions for node in upstream.nodes] == [2]
         await first.close()
         await rig.reload(route(upstream="b"), rig.pool(1, name="b"))
-        assert service.leaving
+        assert service.removed
         assert await is_alive(second)
         await second.close()
-        await until(lambda: not service.leaving)
+        await until(lambda: not service.removed)
         await third.close()
         await until(lambda: not service.sessions)
 
@@ -513,7 +513,7 @@ async def test_one_waits_for_the_other() -> None:
                 assert rig.server.config.routes[0].path == "/last"
 
         assert rig.server.config.routes[0].path == "/last"
-        assert rig.server.service.leaving == {}
+        assert rig.server.service.removed == {}
 
 
 # In the long run.

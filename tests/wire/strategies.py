@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import attrs
 from hypothesis import strategies as st
 
-from proxy.wire.frames import unmask
+from proxy.wire.frames import Rules, unmask
 
 
-def frame(opcode: int, payload: bytes, *, fin: bool = True, key: bytes | None = None) -> bytes:
-    """Return one frame as it stands on the wire; `key` masks it."""
-    head = bytes([opcode | (0x80 if fin else 0)])
+def frame(
+    opcode: int,
+    payload: bytes,
+    *,
+    fin: bool = True,
+    key: bytes | None = None,
+    reserved: int = 0,
+    form: int = 0,
+) -> bytes:
+    """Return one frame as it stands on the wire; `key` masks it.
+
+    `form` is how many bytes the length shall have at least, beside the 7 bits: 0, 2 or 8.
+    """
+    head = bytes([opcode | reserved | (0x80 if fin else 0)])
     mask = 0 if key is None else 0x80
     size = len(payload)
-    if size < 126:
+    if size < 126 and not form:
         head += bytes([mask | size])
-    elif size < 65536:
+    elif size < 65536 and form < 8:
         head += bytes([mask | 126]) + size.to_bytes(2, "big")
     else:
         head += bytes([mask | 127]) + size.to_bytes(8, "big")
@@ -84,3 +96,41 @@ def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
         places = sorted({*places, *range(max(0, around - 16), min(len(data), around + 16))})
     edges = [0, *places, len(data)]
     return [data[a:b] for a, b in pairwise(edges) if a < b]
+
+
+@attrs.frozen
+class Piece:
+    """One frame of a stream: as it stands on the wire, and what it is."""
+
+    wire: bytes
+    opcode: int
+    fin: bool
+    payload: bytes
+
+
+@st.composite
+def wild_pieces(draw: st.DrawFn) -> list[Piece]:
+    """Frames with boundaries that anybody can tell, and hardly anything else that is proper."""
+    pieces: list[Piece] = []
+
+    def add(opcode: int, payload: bytes, *, fin: bool, form: int) -> None:
+        key, reserved = draw(st.none() | keys), draw(st.sampled_from([0, 0x10, 0x40, 0x70]))
+        wire = frame(opcode, payload, fin=fin, key=key, reserved=reserved, form=form)
+        pieces.append(Piece(wire, opcode, fin, payload))
+
+    for _ in range(draw(st.integers(0, 4))):
+        of_message = draw(st.lists(sizes, min_size=1, max_size=3))
+        for index, size in enumerate(of_message):
+            opcode = 0 if index else draw(st.integers(1, 7))
+            form, fin = draw(st.sampled_from([0, 2, 8])), index == len(of_message) - 1
+            add(opcode, b"a" * size, fin=fin, form=form)
+            if draw(st.booleans()):
+                opcode = draw(st.sampled_from([9, 10, 11, 15]))
+                add(opcode, draw(st.binary(max_size=125)), fin=True, form=0)
+    if draw(st.booleans()):
+        add(8, draw(close_payloads()), fin=True, form=0)
+    return pieces
+
+
+_borders = st.sampled_from([0, 125, 126, 127, 250, 300, 65535, 65536, 70_000])
+rules = st.builds(Rules, _borders, _borders, st.integers(0, 4), lenient=st.booleans())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
-from proxy.wire.frames import MAX_CONTROL, FrameError, Scanner, parse_close, sendable, unmask
+from proxy.wire.frames import MAX_CONTROL, Scanner, unmask
 
 from .strategies import cuts, frame, streams
 
@@ -150,6 +150,18 @@ def test_plain_takes_whole_frames_and_pieces(size: int, *, masked: bool) -> None
         assert (scanner.messages, scanner.left) == (6, 0)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 254, 65_536])
+def test_plain_knows_what_is_to_come_wherever_it_is_cut(size: int, *, masked: bool) -> None:
+    data = frame(2, b"\xfe" * size, key=b"\0\0\0\0" if masked else None)
+    header = len(data) - size
+    for cut in range(1, min(len(data), 300) + 1):
+        scanner = Scanner(masked=masked)
+
+        assert scanner.plain(data[:cut], cut) == (cut >= header)
+        assert scanner.left == (len(data) - cut if cut >= header else 0)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -226,29 +238,6 @@ def test_nothing_comes_behind_a_close() -> None:
     assert scanner.scan(close + frame(2, b"late")).data == close
     assert scanner.scan(frame(2, b"later")).data == b""
     assert not scanner.plain(frame(2, b"later"), 7)
-
-
-@pytest.mark.parametrize("code", range(990, 1030))
-def test_protocol_close_codes(code: int) -> None:
-    allowed = {1000, 1001, 1002, 1003, *range(1007, 1015)}
-
-    assert sendable(code) == (code in allowed)
-
-
-@pytest.mark.parametrize(
-    ("code", "allowed"),
-    [(0, False), (999, False), (2999, False), (3000, True), (4999, True), (5000, False)],
-)
-def test_other_close_codes(code: int, *, allowed: bool) -> None:
-    assert sendable(code) is allowed
-
-
-def test_parse_close() -> None:
-    assert parse_close(b"") == (1005, "")
-    assert parse_close(b"\x03\xe9bye") == (1001, "bye")
-    with pytest.raises(FrameError, match="UTF-8") as caught:
-        parse_close(b"\x03\xe9\xff")
-    assert caught.value.code == 1007
 
 
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))

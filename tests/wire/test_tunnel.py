@@ -5,73 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wsproto.frame_protocol import FrameProtocol
 
-from proxy.wire.tunnel import MAX_PINGS, Side, Tunnel
+from proxy.wire.closing import FrameError
+from proxy.wire.tunnel import Side, Tunnel
 
+from .conftest import Feed
+from .peers import KEY, Peer, close
 from .strategies import cuts, frame, messages
 
 CLIENT, NODE = Side.CLIENT, Side.NODE
-KEY = b"\x01\x02\x03\x04"
-Feed = Callable[[Tunnel, Side, bytes], None]
-
-
-def feed_whole(tunnel: Tunnel, side: Side, data: bytes) -> None:
-    tunnel.received(side, data)
-
-
-def feed_bytes(tunnel: Tunnel, side: Side, data: bytes) -> None:
-    for byte in data:
-        tunnel.received(side, bytes([byte]))
-
-
-@pytest.fixture(params=[feed_whole, feed_bytes], ids=["whole", "bytewise"])
-def feed(request: pytest.FixtureRequest) -> Feed:
-    result: Feed = request.param
-    return result
-
-
-def close(code: int | None, reason: bytes = b"", *, key: bytes | None = None) -> bytes:
-    return frame(8, b"" if code is None else code.to_bytes(2, "big") + reason, key=key)
-
-
-def reader(side: Side) -> FrameProtocol:
-    """Return what reads frames as the peer on this side does."""
-    return FrameProtocol(client=side is CLIENT, extensions=[])
-
-
-@attrs.frozen
-class Peer:
-    """What a peer has read of what it was sent."""
-
-    messages: list[bytes]
-    pings: list[bytes]
-    close: tuple[int, str] | None
-
-    @classmethod
-    def read(cls, side: Side, data: bytes) -> Peer:
-        protocol = reader(side)
-        protocol.receive_bytes(data)
-        whole: list[bytes] = []
-        pings: list[bytes] = []
-        ending = None
-        current = b""
-        for one in protocol.received_frames():
-            payload = one.payload
-            if isinstance(payload, tuple):
-                ending = (int(payload[0]), payload[1])
-            elif one.opcode < 8:
-                current += payload.encode() if isinstance(payload, str) else payload
-                if one.message_finished:
-                    whole.append(current)
-                    current = b""
-            elif one.opcode == 9 and isinstance(payload, bytes):
-                pings.append(payload)
-        return cls(whole, pings, ending)
+#: From a client: an opcode that nobody has given a meaning.
+OFFENCE = b"\x83\x80" + bytes(8)
 
 
 def test_frames_pass_unchanged(feed: Feed) -> None:
@@ -198,13 +145,59 @@ def test_lost_client_ends_all() -> None:
 
 def test_client_that_breaks_the_protocol(feed: Feed) -> None:
     tunnel = Tunnel()
-    feed(tunnel, CLIENT, frame(2, b"good", key=KEY) + b"\x83\x80" + bytes(8))
+    feed(tunnel, CLIENT, frame(2, b"good", key=KEY) + OFFENCE)
+
+    assert Peer.read(NODE, tunnel.take(NODE)) == Peer([b"good"], [], (1001, ""))
+    assert tunnel.take(CLIENT) == b""
+    assert (tunnel.ending, tunnel.detail) == ("client_error", "reserved opcode")
+
+    feed(tunnel, NODE, frame(2, b"good to you") + close(1001))
+
+    seen = Peer.read(CLIENT, tunnel.take(CLIENT))
+    assert seen == Peer([b"good to you"], [], (1002, "reserved opcode"))
+    assert tunnel.take(NODE) == b""
+    assert tunnel.finished
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        partial(Tunnel.lost, side=NODE),
+        partial(Tunnel.received, side=NODE, data=frame(2, b"masked", key=KEY)),
+        Tunnel.give_up,
+    ],
+    ids=["lost", "faulty", "silent"],
+)
+def test_client_that_breaks_the_protocol_is_told_though_the_node_does_not_answer(
+    end: Callable[[Tunnel], None],
+) -> None:
+    tunnel = Tunnel()
+    tunnel.received(CLIENT, OFFENCE)
+    end(tunnel)
 
     assert Peer.read(CLIENT, tunnel.take(CLIENT)).close == (1002, "reserved opcode")
-    assert Peer.read(NODE, tunnel.take(NODE)) == Peer([b"good"], [], (1001, ""))
-    assert (tunnel.ending, tunnel.detail) == ("client_error", "reserved opcode")
-    assert tunnel.legs[CLIENT].done
+    assert tunnel.finished
+
+
+def test_own_pong_is_swallowed_while_a_fault_is_to_be_told() -> None:
+    tunnel = Tunnel()
+    tunnel.ping(NODE, b"ours")
+    tunnel.received(CLIENT, OFFENCE)
+    tunnel.received(NODE, frame(10, b"ours") + frame(9, b"theirs") + close(1001))
+
+    assert Peer.read(CLIENT, tunnel.take(CLIENT)) == Peer(
+        [], [b"theirs"], (1002, "reserved opcode")
+    )
+
+
+def test_client_that_breaks_the_protocol_after_a_close_is_told_nothing_more(feed: Feed) -> None:
+    tunnel = Tunnel()
+    tunnel.close("shutdown", 1012, 1001, "")
+    tunnel.take(CLIENT)
+    feed(tunnel, CLIENT, OFFENCE)
     feed(tunnel, NODE, close(1001))
+
+    assert tunnel.take(CLIENT) == b""
     assert tunnel.finished
 
 
@@ -215,6 +208,23 @@ def test_node_that_breaks_the_protocol(feed: Feed) -> None:
     assert Peer.read(NODE, tunnel.take(NODE)).close == (1002, "frame is masked")
     assert Peer.read(CLIENT, tunnel.take(CLIENT)).close == (1011, "")
     assert tunnel.ending == "node_error"
+
+
+@pytest.mark.parametrize("side", Side)
+def test_offence_that_others_have_found(side: Side) -> None:
+    tunnel = Tunnel()
+    ending = "client_error" if side is CLIENT else "node_error"
+    tunnel.offend(side, FrameError("text is not UTF-8", 1007))
+    blame = 1001 if side is CLIENT else 1011
+
+    assert Peer.read(side.other, tunnel.take(side.other)).close == (blame, "")
+    tunnel.received(side.other, close(blame, key=KEY if side is NODE else None))
+    assert Peer.read(side, tunnel.take(side)).close == (1007, "text is not UTF-8")
+    assert (tunnel.ending, tunnel.detail) == (ending, "text is not UTF-8")
+    # From the offender nothing is waited for, and nothing more goes on.
+    assert tunnel.legs[side].done
+    tunnel.received(side, frame(2, b"more", key=KEY if side is CLIENT else None))
+    assert tunnel.take(side.other) == b""
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
@@ -303,35 +313,28 @@ def test_own_pong_is_swallowed_and_others_pass(feed: Feed) -> None:
     assert tunnel.take(NODE) == before + after + frame(10, b"ours", key=KEY)
 
 
-def test_a_pong_answers_earlier_pings_too() -> None:
-    tunnel = Tunnel()
-    tunnel.ping(NODE, b"1")
-    tunnel.ping(NODE, b"2")
-    tunnel.received(NODE, frame(10, b"2"))
-
-    assert tunnel.take(CLIENT) == b""
-    assert tunnel.legs[NODE].pings == []
-
-
-def test_pings_are_bounded_and_end_with_the_session() -> None:
+def test_one_ping_at_a_time_and_none_at_the_end() -> None:
     tunnel = Tunnel()
 
-    assert all(tunnel.ping(CLIENT, bytes([n])) for n in range(MAX_PINGS))
-    assert not tunnel.ping(CLIENT, b"one more")
+    assert tunnel.ping(CLIENT, b"one")
+    assert not tunnel.ping(CLIENT, b"two")
+    tunnel.received(CLIENT, frame(10, b"one", key=KEY))
+    assert tunnel.ping(CLIENT, b"three")
     tunnel.lost(NODE)
     assert not tunnel.ping(NODE, b"gone")
+    assert not tunnel.ping(CLIENT, b"closing")
 
 
-def test_ping_waits_for_a_boundary_and_the_stream_goes_on() -> None:
+def test_no_ping_within_a_frame_but_between_fragments() -> None:
     tunnel = Tunnel()
-    data = frame(2, b"x" * 100) * 2
-    tunnel.received(NODE, data[:50])
-    tunnel.ping(CLIENT, b"now")
-    tunnel.received(NODE, data[50:])
-    seen = Peer.read(CLIENT, tunnel.take(CLIENT))
+    first = frame(2, b"x" * 100, fin=False)
+    tunnel.received(NODE, first[:50])
+    assert not tunnel.ping(CLIENT, b"now")
+    tunnel.received(NODE, first[50:])
+    assert tunnel.ping(CLIENT, b"now")
+    tunnel.received(NODE, frame(0, b"y"))
 
-    assert seen == Peer([b"x" * 100] * 2, [b"now"], None)
-    assert tunnel.scanners[NODE].plain(data, len(data))
+    assert Peer.read(CLIENT, tunnel.take(CLIENT)) == Peer([b"x" * 100 + b"y"], [b"now"], None)
 
 
 @st.composite
@@ -345,7 +348,7 @@ def test_injection_never_breaks_a_stream(
     up: list[bytes], down: list[bytes], data: st.DataObject
 ) -> None:
     """Pings and a Close of ours at any moment: both peers read whole frames and a clean Close."""
-    tunnel, out = Tunnel(), {CLIENT: b"", NODE: b""}
+    tunnel, out, pings = Tunnel(), [b"", b""], [list[bytes](), list[bytes]()]
     steps = [partial(tunnel.received, CLIENT, chunk) for chunk in up]
     steps += [partial(tunnel.received, NODE, chunk) for chunk in down]
     order = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
@@ -353,14 +356,23 @@ def test_injection_never_breaks_a_stream(
     for index, (step, ping) in enumerate(zip(steps, order, strict=True)):
         if index == last:
             tunnel.close("shutdown", 1012, 1001, "")
-        if ping:
-            tunnel.ping(CLIENT, b"c")
-            tunnel.ping(NODE, b"n")
+        for side in Side if ping else ():
+            payload, refused = b"ours %d" % index, tunnel.scanners[side.other].left or index >= last
+            sent = tunnel.ping(side, payload)
+
+            assert sent == (not refused)
+            pings[side] += [payload] if sent else []
+            # As if it had been answered.
+            tunnel.legs[side].ping = b""
         step()
         for side in Side:
             out[side] += tunnel.take(side)
-    for side in Side:
-        seen = Peer.read(side, out[side])
-        sent = tunnel.legs[side].sent is not None and not tunnel.legs[side].waiting
+    for side, came in ((CLIENT, down), (NODE, up)):
+        seen, original = Peer.read(side, out[side]), Peer.read(side, b"".join(came))
+        said = tunnel.legs[side].sent is not None and not tunnel.legs[side].waiting
 
-        assert (seen.close is not None) == sent
+        assert (seen.close is not None) == said
+        assert [one for one in seen.pings if one.startswith(b"ours ")] == pings[side]
+        assert seen.messages == original.messages[: len(seen.messages)]
+        if not tunnel.ending:
+            assert len(seen.messages) == len(original.messages)

@@ -1,0 +1,86 @@
+"""What a route's configuration means to one session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import attrs
+
+from proxy.config.route import Route
+from proxy.wire.frames import Rules, Scanner
+from proxy.wire.liveness import Patience
+from proxy.wire.opaque import OpaqueTunnel
+from proxy.wire.rate import Meter, Rate
+from proxy.wire.tunnel import Tunnel
+
+
+@attrs.frozen
+class Terms:
+    """The settings that a session keeps from its beginning to its end."""
+
+    #: For the closing handshakes, in seconds.
+    close_timeout: float = 5.0
+    patience: Patience = attrs.field(factory=Patience)
+    #: Whether a side that does not read is reset, not told.
+    abort_stalled: bool = False
+    #: Whether a client that sends too fast is ended, not slowed.
+    end_fast: bool = False
+    #: Makes what watches a client's pace, and its control frames'; None: nobody does.
+    meter: Callable[[Scanner], Meter] | None = None
+    control_rate: Callable[[], Rate] | None = None
+    rules: tuple[Rules, Rules] = (Rules(), Rules())
+    #: Of a message that is shown to a hook.
+    held_bytes: int = 4 * 2**20
+    make_tunnel: Callable[[int], Tunnel] = lambda reserved: Tunnel(reserved=reserved)
+
+    @classmethod
+    def of(cls, route: Route, close_timeout: float) -> Self:
+        limits, ping = route.limits, route.ping
+        opaque = route.frames == "tunnel"
+        patience = Patience(
+            ping=(0.0, 0.0) if opaque else (ping.client, ping.node),
+            ping_timeout=ping.timeout,
+            idle=route.idle_timeout,
+            write_stall=route.write_stall,
+        )
+        rules = _rules(route)
+        metered = limits.messages_per_second or limits.bytes_per_second
+        return cls(
+            close_timeout=close_timeout,
+            patience=patience,
+            abort_stalled=route.on_stall == "abort",
+            end_fast=limits.exceeded == "close",
+            meter=_meter(route) if metered else None,
+            control_rate=_control_rate(route) if limits.controls_per_second else None,
+            rules=rules,
+            held_bytes=limits.held_bytes,
+            make_tunnel=_tunnels(rules, opaque=opaque),
+        )
+
+
+def _meter(route: Route) -> Callable[[Scanner], Meter]:
+    limits = route.limits
+
+    def make(scanner: Scanner) -> Meter:
+        return Meter(scanner, limits.messages_per_second, limits.bytes_per_second, limits.burst)
+
+    return make
+
+
+def _control_rate(route: Route) -> Callable[[], Rate]:
+    return lambda: Rate(route.limits.controls_per_second, route.limits.burst)
+
+
+def _rules(route: Route) -> tuple[Rules, Rules]:
+    limits, lenient = route.limits, route.frames == "lenient"
+    return (
+        Rules(limits.message_bytes, limits.frame_bytes, limits.fragments, lenient=lenient),
+        Rules(limits.node_message_bytes, lenient=lenient),
+    )
+
+
+def _tunnels(rules: tuple[Rules, Rules], *, opaque: bool) -> Callable[[int], Tunnel]:
+    if opaque:
+        return lambda reserved: OpaqueTunnel()
+    return lambda reserved: Tunnel(reserved=reserved, rules=rules)
