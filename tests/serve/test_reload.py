@@ -16,12 +16,12 @@ import trio
 import trio.testing
 import trustme
 
-from proxy import ConfigError, NotRunning, Server, open_proxy, parse_config
+from proxy import ConfigError, Hooks, NotRunning, Server, open_proxy, parse_config
 from proxy.config.model import Config
 from proxy.observe.record import Record
 from proxy.serve.reload import Changes, Reloaded, difference
 from proxy.testing.node import StandInNode, open_nodes
-from proxy.testing.websocket import Rejected, WebSocket
+from proxy.testing.websocket import Closed, Rejected, WebSocket
 
 LIMIT = 10.0
 
@@ -304,6 +304,33 @@ async def test_upstream_that_went_lives_until_its_last_session_has_left() -> Non
         await until(lambda: tasks() <= running)
 
 
+async def test_sessions_leave_where_their_route_says_so() -> None:
+    drain = "drain = { rate = 1000.0 }"
+    leaves = route(more='host = "leaves"').replace("keep", "drain")
+    async with open_rig(route(), leaves, pool("127.0.0.1:1")) as rig:
+        await rig.reload(route(), leaves, rig.pool(0, more=drain))
+        stays, goes = await rig.connect(), await rig.connect("leaves")
+        # It is the node that goes first, then the route, the upstream last.
+        await rig.reload(route(), leaves, rig.pool(1, more=drain))
+        assert await close_of(goes) == (1012, "node is drained")
+        goes = await rig.connect("leaves")
+        await rig.reload(route(), rig.pool(1, more=drain))
+        assert await close_of(goes) == (1012, "route was removed")
+        await rig.reload(route(), leaves, rig.pool(1, more=drain))
+        goes = await rig.connect("leaves")
+        others = route(upstream="b"), route(upstream="b", more='host = "leaves"')
+        await rig.reload(*others, rig.pool(1, name="b"))
+        assert await close_of(goes) == (1012, "route was removed")
+
+        assert await is_alive(stays)
+
+
+async def close_of(client: WebSocket) -> tuple[int, str]:
+    with pytest.raises(Closed) as caught:
+        await client.receive()
+    return caught.value.code, caught.value.reason
+
+
 async def test_handshake_that_waits_is_served_and_knows_what_became_of_its_route() -> None:
     async with open_rig(route(), pool("127.0.0.1:1")) as rig:
         answers: list[WebSocket] = []
@@ -419,6 +446,16 @@ async def test_refused_one_changes_nothing_and_says_why(
     assert reasons[1].startswith("file: upstreams.nodes.tls.ca_file: ")
     assert reasons[2].startswith("cannot bind 127.0.0.1:")
     assert {r.levelname for r in caplog.records if r.message == "reload refused"} == {"ERROR"}
+
+
+async def test_hooks_for_no_route_are_refused() -> None:
+    """Whoever was asked about handshakes before would be asked no more, and nobody know."""
+    config = parse_config(f"{BASE}{route()}{pool('127.0.0.1:1')}")
+    async with open_proxy(config, hooks={"/deepstream": Hooks()}) as server:
+        other = parse_config(f"{BASE}{route('/other')}{pool('127.0.0.1:1')}")
+        with pytest.raises(ConfigError, match="no route is called that"):
+            await server.reload(other)
+        await server.reload(attrs.evolve(config, routes=config.routes + other.routes))
 
 
 @asynccontextmanager

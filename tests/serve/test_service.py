@@ -9,11 +9,13 @@ import pytest
 import trio
 import trio.testing
 
+from proxy.config.load import parse_config
 from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.splice import Splice
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
+from proxy.io.tls import make_contexts
 from proxy.io.transport import SocketTransport
 from proxy.serve.hooks import Hooks, SessionView
 from proxy.serve.move import Mover
@@ -297,3 +299,47 @@ async def test_sockets_are_spliced_and_other_streams_are_pumped() -> None:
         assert isinstance(world.service.relay(sockets[0], memory[0], Tunnel(), route), PumpRelay)
         for transport in sockets:
             transport.close()
+
+
+def reconfigure(world: World, text: str) -> int:
+    config = parse_config(text)
+    contexts = make_contexts(config)
+    new = world.service.new_upstreams(config, contexts)
+    return world.service.reconfigure(config, contexts, new, trio.current_time())
+
+
+async def test_new_sessions_have_the_new_terms_whoever_asks(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+        for seconds in range(1, 50):
+            # Routes come and go, and with them their places in memory.
+            idle = f"websocket = true\nidle_timeout = {seconds}.0"
+            text = CONFIG.replace("websocket = true", idle)
+            reconfigure(world, f"timeouts.close = {seconds}.0\n{text}")
+            terms = world.service.terms(world.service.config.routes[0])
+
+            assert (terms.patience.idle, terms.close_timeout) == (seconds, seconds)
+
+
+async def test_session_knows_its_place_in_the_configuration(autojump_clock: Clock) -> None:
+    other = CONFIG.replace('"/deepstream"', '"/other"')
+    elsewhere = CONFIG.replace("nodes]", "more]").replace('"nodes"', '"more"')
+    async with open_world() as world:
+        service, told = world.service, list[bool]()
+        with world.live(Goodbye()) as session:
+            upstream, node = session.upstream, session.node
+            for text, affected in [
+                (CONFIG, 0),
+                (other, 1),
+                (other, 0),
+                (CONFIG, 0),
+                (elsewhere, 1),
+            ]:
+                assert reconfigure(world, text) == affected
+                told.append(session.removed)
+            # One that was on its way is told when it begins.
+            late = service.live(Goodbye(), session.record, session.route, upstream, node)
+
+        assert told == [False, True, True, False, True]
+        assert late.removed
+        assert service.removed == {"nodes": upstream}
+        assert service.security(upstream, node) is None
