@@ -21,7 +21,6 @@ from .leave import Drain, Leave, turns
 from .service import Service
 from .session import Session
 
-
 #: By the reason, and by the jitter, which a reload may change.
 _Trickles = dict[tuple[str, float], Leave]
 
