@@ -188,8 +188,8 @@ class Service:
     ) -> Relay:
         """Return the best relay for two streams, or the one that shows messages to a hook."""
         terms, timers = self.terms(route), self.timers
-        # Sessions that began together should not all be pinged together.
-        stagger = self.random.random()
+        # Sessions that began together should not all be pinged together, nor one that has just begun.
+        stagger = self.random.uniform(0.5, 1.0)
         hooks = self.hooks.get(route.name)
         if hooks is not None and hooks.on_message is not None:
             return MessageRelay(client, node, tunnel, terms, timers, stagger=stagger)

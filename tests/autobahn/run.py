@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 
 #: A prefix takes the path that the fuzzing client asks for, whatever it is.  Some cases send a
-#: message of 16 MiB, or one of 65,536 fragments.
+#: message of 16 MiB, or one of 65,536 fragments; and all count the frames that they get, pings too.
 CONFIG = """
 [log]
 format = "json"
@@ -36,6 +36,7 @@ prefix = "/"
 websocket = true
 upstream = "echo"
 limits = {{ message_bytes = 0, fragments = 0 }}
+ping = {{ client = 0, node = 0 }}
 
 [upstreams.echo]
 nodes = ["{node}"]
