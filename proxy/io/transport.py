@@ -165,7 +165,8 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         """Return how many bytes wait here, and in the kernel, for the peer to take them."""
         kernel = b""
         if sys.platform == "linux":
-            with suppress(OSError):
+            # Of a closed socket it is a ValueError.
+            with suppress(OSError, ValueError):
                 kernel = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
         return len(self.backlog), int.from_bytes(kernel, sys.byteorder)
 
