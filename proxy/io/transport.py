@@ -187,7 +187,8 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         self.close()
 
     def close(self) -> None:
-        """Close at once."""
+        """Close at once; nothing waits for the peer any more."""
+        self.backlog = b""
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
