@@ -188,7 +188,7 @@ class Service:
     ) -> Relay:
         """Return the best relay for two streams, or the one that shows messages to a hook."""
         terms, timers = self.terms(route), self.timers
-        # Sessions that began together should not all be pinged together, nor one that has just begun.
+        # Those that began together should not all be pinged together, nor one that has just begun.
         stagger = self.random.uniform(0.5, 1.0)
         hooks = self.hooks.get(route.name)
         if hooks is not None and hooks.on_message is not None:

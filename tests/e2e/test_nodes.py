@@ -72,8 +72,9 @@ async def test_rolling_restart(certificate: Certificate) -> None:
             working.cancel_scope.cancel()
         # Most are on the first node, and a late one may be on the second, which is back.
         with deadline(DEADLINE, "all users, on either node"):
-            while set().union(*(node.users for node in deployment.nodes)) != set(names):
-                await trio.sleep(0.05)  # noqa: ASYNC110  two programs tell of them
+            # Two programs tell of them.
+            while set().union(*(node.users for node in deployment.nodes)) != set(names):  # noqa: ASYNC110
+                await trio.sleep(0.05)
 
         await assert_never_lost_for_long(deployment, names)
 
