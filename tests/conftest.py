@@ -50,3 +50,13 @@ def client_tls(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     ca.configure_trust(context)
     return context
+
+
+@pytest.fixture(scope="session")
+def exact_tls(ca: trustme.CA) -> ssl.SSLContext:
+    """A client's, for which an end without close_notify is a broken connection."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    # Python sets this by itself.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context

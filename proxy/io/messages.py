@@ -65,7 +65,7 @@ class MessageRelay(PumpRelay):
     async def _pump(self, side: Side) -> None:
         if early := self._early[side]:
             await self._received(side, early)
-            await self._act((side.other, side))
+            await self._act(side.other)
         await super()._pump(side)
 
     async def _received(self, side: Side, data: bytes) -> None:
@@ -82,7 +82,7 @@ class MessageRelay(PumpRelay):
         other = self.tunnel.legs[side.other]
         if other.outbox:
             # The hook may take its time, and nothing should wait for that but this message.
-            await self._act((side.other, side))
+            await self._act(side.other)
         if other.gone or other.sent is not None:
             return
         passed = await self.on_message(message)

@@ -8,7 +8,6 @@ other side has taken everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 
 import trio
@@ -67,6 +66,7 @@ class PumpRelay(Relay):
                 await self._say_last_word()
         except Exception:
             self.tunnel.close("bug", 1011, 1001, "")
+            self._start_clock()
             await self._say_last_word()
             raise
         finally:
@@ -79,25 +79,27 @@ class PumpRelay(Relay):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump, Side.CLIENT, name="client to node")
             nursery.start_soon(self._pump, Side.NODE, name="node to client")
-            nursery.start_soon(self._flush_when_woken)
+            nursery.start_soon(self._act_when_woken, nursery)
             self._wake()
             await self._finished.wait()
-            await self._flush()
+            for side in Side:
+                await self._flush(side)
             nursery.cancel_scope.cancel()
 
     async def _say_last_word(self) -> None:
         with trio.move_on_after(_LAST_WORD):
-            await self._flush()
+            for side in Side:
+                await self._flush(side)
 
     async def _part(self, side: Side) -> None:
         """Hang up on a side: with a goodbye, or with a reset if the tunnel says so."""
-        stream = self._streams[side]
+        stream, abort = self._streams[side], self.tunnel.legs[side].abort
         if isinstance(stream, SocketTransport):
-            if self.tunnel.legs[side].abort:
-                stream.abort()
-            else:
-                stream.part()
-        await stream.aclose()
+            (stream.abort if abort else stream.part)()
+        if abort:
+            await trio.aclose_forcefully(stream)
+        else:
+            await stream.aclose()
 
     def _wake(self) -> None:
         self._start_clock()
@@ -115,11 +117,20 @@ class PumpRelay(Relay):
         leg = self.tunnel.legs[side]
         while not (leg.done or leg.ended or leg.deaf):
             await self._read(side)
-            await self._act((side.other, side))
-            if side is Side.CLIENT and (pause := self._pause()):
-                with trio.move_on_after(pause):
-                    await self._ending.wait()
-            await self._act((side.other, side))
+            if leg.outbox:
+                # Nobody is read less because somebody else does not read.
+                self._woken.set()
+            await self._act(side.other)
+            if side is Side.CLIENT and self._meter is not None:
+                await self._keep_pace()
+
+    async def _keep_pace(self) -> None:
+        """Wait until the client may be read again, or until the end."""
+        if pause := self._pause():
+            with trio.move_on_after(pause):
+                await self._ending.wait()
+        elif self.tunnel.ending:
+            self._wake()
 
     async def _read(self, side: Side) -> None:
         self._reading[side] = True
@@ -149,42 +160,45 @@ class PumpRelay(Relay):
     async def _received(self, side: Side, data: bytes) -> None:
         self._receive(side, data)
 
-    async def _flush_when_woken(self) -> None:
+    async def _act_when_woken(self, nursery: trio.Nursery) -> None:
         while True:
             await self._woken.wait()
             self._woken = trio.Event()
-            await self._act()
+            for side in Side:
+                if self.tunnel.legs[side].abort:
+                    await self._part(side)
+                # Whoever is sending to a side takes along what is new, and acts on it.
+                if not self._locks[side].locked():
+                    nursery.start_soon(self._act, side)
 
-    async def _flush(self, sides: Sequence[Side] = tuple(Side)) -> None:
-        for side in sides:
-            async with self._locks[side]:
-                if (data := self.tunnel.take(side)) and not self._torn[side]:
-                    self._torn[side], self._sending[side] = True, len(data)
-                    self._timer.hasten(self.liveness.blocked(trio.current_time()))
-                    try:
-                        await self._streams[side].send_all(data)
-                        self._torn[side], self._sending[side] = False, 0
-                    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                        self.tunnel.lost(side, str(exc))
+    async def _flush(self, side: Side) -> None:
+        """Send a side what there is for it, and wait until it has taken that."""
+        async with self._locks[side]:
+            while (data := self.tunnel.take(side)) and not self._torn[side]:
+                self._torn[side], self._sending[side] = True, len(data)
+                self._timer.hasten(self.liveness.blocked(trio.current_time()))
+                try:
+                    await self._streams[side].send_all(data)
+                    self._torn[side], self._sending[side] = False, 0
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                    self.tunnel.lost(side, str(exc))
 
-    async def _act(self, sides: Sequence[Side] = tuple(Side)) -> None:
-        """Do what the tunnel's state asks for: the clock, what is to be sent, hanging up, the end.
+    async def _act(self, side: Side) -> None:
+        """Send to a side, and do what the tunnel's state asks for then: hang up, end.
 
         The clock comes first: what is to be sent may wait for somebody who has stopped reading.
         """
         self._start_clock()
-        await self._flush(sides)
+        await self._flush(side)
         self._start_clock()
-        for side in Side:
-            leg, stream = self.tunnel.legs[side], self._streams[side]
-            if leg.abort:
-                await self._part(side)
-            elif leg.finish and isinstance(stream, trio.abc.HalfCloseableStream):
-                await self._send_eof(side, stream)
+        for each in Side:
+            stream = self._streams[each]
+            if self.tunnel.legs[each].finish and isinstance(stream, trio.abc.HalfCloseableStream):
+                await self._send_eof(each, stream)
         if self.tunnel.legs[Side.NODE].done and not self.tunnel.finished:
             # A deepstream node that shuts down waits for just this.
-            async with self._locks[Side.NODE]:
-                await self._part(Side.NODE)
+            await self._flush(Side.NODE)
+            await self._part(Side.NODE)
         if self.tunnel.finished:
             self._finished.set()
 

@@ -94,6 +94,12 @@ class Relay(ABC):
         self.tunnel.close(ending, client_code, node_code, reason)
         self._wake()
 
+    def doubt(self, side: Side) -> None:
+        """Ping a side now, rather than in its time."""
+        now = trio.current_time()
+        if self.liveness.doubt(side, now):
+            self._timer.hasten(now)
+
     def _check(self) -> float:
         """Look at the session's life, and end it if there is none; return when to look again."""
         if self.tunnel.ending:

@@ -163,7 +163,6 @@ class Splice(Relay):
     def settle(self) -> None:
         """Follow the tunnel's state: what it has to send, what to wait for, the end."""
         self._send_outboxes()
-        self.rearm()
         client, node = self._legs
         for leg in self._legs:
             state = self.tunnel.legs[leg.side]
@@ -176,6 +175,8 @@ class Splice(Relay):
             # At once, whether all went out or not: a deepstream node that shuts down waits for it.
             self._splicer.watch(node, 0)
             node.transport.part()
+        # Only now: what waited for a leg that is over holds up the other one no more.
+        self.rearm()
         if self.tunnel.finished and not (
             client.transport.backlog and not self.tunnel.legs[Side.CLIENT].gone
         ):

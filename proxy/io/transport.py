@@ -165,7 +165,8 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         """Return how many bytes wait here, and in the kernel, for the peer to take them."""
         kernel = b""
         if sys.platform == "linux":
-            with suppress(OSError):
+            # Of a closed socket it is a ValueError.
+            with suppress(OSError, ValueError):
                 kernel = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
         return len(self.backlog), int.from_bytes(kernel, sys.byteorder)
 
@@ -186,7 +187,8 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         self.close()
 
     def close(self) -> None:
-        """Close at once."""
+        """Close at once; nothing waits for the peer any more."""
+        self.backlog = b""
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()

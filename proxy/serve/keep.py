@@ -221,6 +221,8 @@ class Keeper:
             if state == self._told.get(node, "up" if unprobed else "unknown"):
                 continue
             self._told[node] = state
+            if state == "down":
+                self._service.doubt(node)
             extra = {"upstream": self.upstream.name, "node": node.name, "state": state}
             log = LOG.info if state == "up" else LOG.warning
             log("node", extra=extra | ({"reason": reason} if reason else {}))

@@ -34,7 +34,7 @@ from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
 from proxy.wire.closing import Ending
 from proxy.wire.headers import HeadLimits
-from proxy.wire.tunnel import Tunnel
+from proxy.wire.tunnel import Side, Tunnel
 
 from .admission import Admission, Place
 from .hooks import Hooks, check_hooks
@@ -147,6 +147,10 @@ class Service:
             if known[name].config != config.upstreams[name]:
                 known[name].reconfigure(config.upstreams[name], now)
         self._go_by(config, contexts, known | new)
+        names = {route.name for route in config.routes}
+        for name in [*self._admissions]:
+            if name not in names and not self._admissions[name].sessions:
+                del self._admissions[name]
         return self._note_removed({node for node in wanted if not node.wanted})
 
     def _note_removed(self, lost: set[Node]) -> int:
@@ -184,8 +188,8 @@ class Service:
     ) -> Relay:
         """Return the best relay for two streams, or the one that shows messages to a hook."""
         terms, timers = self.terms(route), self.timers
-        # Sessions that began together should not all be pinged together.
-        stagger = self.random.random()
+        # Those that began together should not all be pinged together, nor one that has just begun.
+        stagger = self.random.uniform(0.5, 1.0)
         hooks = self.hooks.get(route.name)
         if hooks is not None and hooks.on_message is not None:
             return MessageRelay(client, node, tunnel, terms, timers, stagger=stagger)
@@ -239,6 +243,12 @@ class Service:
         # They may have been taken away while it was on its way here.
         session.removed = route not in self.routes or upstream.name in self.removed
         return session
+
+    def doubt(self, node: Node) -> None:
+        """Have a node's sessions pinged now: it may be frozen, and they need not wait for that."""
+        for session in self.sessions:
+            if session.node is node:
+                session.relay.doubt(Side.NODE)
 
     def goes_on(self) -> bool:
         """Whether sessions are moved still, and not all sent away."""

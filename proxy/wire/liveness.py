@@ -113,6 +113,13 @@ class Liveness:
             pulse.pinged = None
             pulse.due = now + self._patience.ping[side]
 
+    def doubt(self, side: Side, now: float) -> bool:
+        """Make a leg's ping due; return whether it is one that is pinged, and waits for no pong."""
+        if not self._patience.ping[side] or self.legs[side].pinged is not None:
+            return False
+        self.legs[side].due = now
+        return True
+
     def check(self, now: float, legs: tuple[LegView, LegView]) -> Verdict | float:
         """Look at all of it, and ping who is due; return a verdict, or when to look again."""
         due = _NEVER

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: A prefix takes the path that the fuzzing client asks for, whatever it is.  Some cases send a
-#: message of 16 MiB, or one of 65,536 fragments.
+#: A prefix takes the path that the fuzzing client asks for, whatever it is.
 CONFIG = """
 [log]
 format = "json"
@@ -35,11 +34,25 @@ bind = "127.0.0.1:0"
 prefix = "/"
 websocket = true
 upstream = "echo"
-limits = {{ message_bytes = 0, fragments = 0 }}
+frames = "{frames}"
+{more}
 
 [upstreams.echo]
 nodes = ["{node}"]
 """
+
+_BOUNDLESS = """
+limits = { message_bytes = 0, fragments = 0 }
+ping = { client = 0, node = 0 }
+"""
+
+
+def config_for(node: str, frames: str) -> str:
+    """The configuration of a proxy that has these rules for frames, no limits and no pings."""
+    # Some cases send a message of 16 MiB, or one of 65,536 fragments; and all of them count the
+    # frames they get, a ping too.  A tunnel has none of that.
+    more = "" if frames == "tunnel" else _BOUNDLESS
+    return CONFIG.format(node=node, frames=frames, more=more)
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +99,7 @@ def _numbers(case: str) -> list[int]:
 
 
 async def run_both(
-    folder: Path, cases: Sequence[str], *, parallel: int, within: float
+    folder: Path, cases: Sequence[str], *, parallel: int, within: float, frames: str = "strict"
 ) -> Comparison:
     """Run the cases, given as patterns like `9.*`, both ways at once."""
     runs: dict[str, Run] = {}
@@ -98,7 +111,7 @@ async def run_both(
     async with (
         open_echo("echo without the proxy") as alone,
         open_echo("echo behind the proxy") as node,
-        open_proxy(CONFIG.format(node=node)) as proxy,
+        open_proxy(config_for(node, frames)) as proxy,
     ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, "direct", alone)

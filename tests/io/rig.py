@@ -21,11 +21,15 @@ from proxy.io.splicer import Splicer
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
 from proxy.io.tls import TlsTransport
-from proxy.io.transport import SocketTransport
+from proxy.io.transport import SocketTransport, hang_up
 from proxy.wire.tunnel import Side, Tunnel
 
 #: No wait of a test is longer.
 LIMIT = 10.0
+
+
+class Explosion(Exception):
+    """A bug."""
 
 
 class Peer:
@@ -72,6 +76,8 @@ class Rig:
     relay: Relay
     #: Set when the relay has ended.
     over: trio.Event
+    #: Of the relay, and of what ends the client's connection behind it.
+    scope: trio.CancelScope
     nursery: trio.Nursery
 
     def peer(self, side: Side) -> Peer:
@@ -94,18 +100,30 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
+def tcp_transports() -> tuple[SocketTransport, SocketTransport]:
+    """Return the ends of a connection that is soon full."""
+    pair = tcp_pair()
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    return SocketTransport(pair[0]), SocketTransport(pair[1])
+
+
 async def tls_pair(
-    client: ssl.SSLContext, server: ssl.SSLContext
+    client: ssl.SSLContext, server: ssl.SSLContext, *, exact: bool = False
 ) -> tuple[trio.abc.Stream, TlsTransport]:
-    """Return a client's stream and the server's transport, over TCP."""
-    near, far = tcp_pair()
+    """Return a client's stream and the server's transport, over TCP.
+
+    An `exact` client breaks with an end of stream without close_notify.
+    """
+    near, far = (end.sock for end in tcp_transports()) if exact else tcp_pair()
     stream = trio.SSLStream(
         trio.SocketStream(trio.socket.from_stdlib_socket(near)),
         client,
         server_hostname="localhost",
-        https_compatible=True,
+        https_compatible=not exact,
     )
-    transport = TlsTransport(SocketTransport(far).sock, server)
+    transport = TlsTransport(far, server)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.do_handshake)
         nursery.start_soon(transport.do_handshake)
@@ -113,20 +131,17 @@ async def tls_pair(
 
 
 async def _streams(
-    kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+    kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext], *, tcp: bool
 ) -> tuple[trio.abc.Stream, trio.abc.Stream, trio.abc.Stream, trio.abc.Stream]:
     """Return the client's end, the relay's two, and the node's."""
     if kind in ("memory", "messages"):
         client, near = trio.testing.memory_stream_pair()
         far, node = trio.testing.memory_stream_pair()
         return client, near, far, node
+    pair = tcp_transports if tcp else socket_pair
     if kind.endswith("tls"):
-        ended, transport = await tls_pair(*tls)
-        far_socket, node_socket = socket_pair()
-        return ended, transport, far_socket, node_socket
-    one, two = socket_pair()
-    three, four = socket_pair()
-    return one, two, three, four
+        return *await tls_pair(*tls, exact=tcp), *pair()
+    return *pair(), *pair()
 
 
 @asynccontextmanager
@@ -138,20 +153,30 @@ async def open_rig(
     close_timeout: float = 5.0,
     reserved: int = 0,
     terms: Terms | None = None,
+    tcp: bool = False,
 ) -> AsyncIterator[Rig]:
-    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`."""
+    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`.
+
+    Sockets are unix ones, or `tcp`, which know a reset.  A bug of the relay that is an `Explosion`
+    ends it, and nothing else.
+    """
     with trio.fail_after(LIMIT):
-        client, near, far, node = await _streams(kind, tls)
+        client, near, far, node = await _streams(kind, tls, tcp=tcp)
         try:
             async with trio.open_nursery() as nursery:
                 terms = terms or Terms(close_timeout=close_timeout)
                 relay = _relay(kind, near, far, terms, reserved, nursery)
-                over = trio.Event()
+                over, scope = trio.Event(), trio.CancelScope()
 
                 async def run() -> None:
-                    await relay.run(early)
-                    over.set()
-                    await near.aclose()
+                    with scope:
+                        try:
+                            await relay.run(early)
+                        except* Explosion:
+                            pass
+                        finally:
+                            over.set()
+                            await _hang_up(near)
 
                 nursery.start_soon(run)
                 yield Rig(
@@ -160,12 +185,21 @@ async def open_rig(
                     relay.tunnel,
                     relay,
                     over,
+                    scope,
                     nursery,
                 )
                 nursery.cancel_scope.cancel()
         finally:
             for stream in (client, near, far, node):
                 await trio.aclose_forcefully(stream)
+
+
+async def _hang_up(near: trio.abc.Stream) -> None:
+    """End the client's connection as `serve.connection` does."""
+    if isinstance(near, SocketTransport):
+        await hang_up(near)
+    else:
+        await trio.aclose_forcefully(near)
 
 
 def _relay(

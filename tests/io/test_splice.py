@@ -13,13 +13,9 @@ from proxy.io.timers import Timers
 from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
-from .rig import LIMIT, Rig, open_rig, socket_pair
+from .rig import LIMIT, Explosion, Rig, open_rig, socket_pair
 
 KEY = b"\x01\x02\x03\x04"
-
-
-class Explosion(Exception):
-    pass
 
 
 async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""TLS contexts, and what is said of files that cannot make one."""
+"""TLS contexts, and what is said of files that cannot make one; how a TLS connection ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -17,7 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
 from proxy.config.load import parse_config
 from proxy.config.model import Config
 from proxy.errors import ConfigError
-from proxy.io.tls import make_contexts
+from proxy.io.tls import TlsTransport, make_contexts
+from proxy.io.transport import hang_up
+
+from .rig import LIMIT, tcp_pair
 
 
 @pytest.fixture
@@ -109,3 +113,88 @@ def test_upstreams_that_trust_the_same_share_what_was_loaded(folder: Path) -> No
     assert contexts["a"] is not contexts["c"]
     # The next time the files are read again.
     assert make_contexts(config).upstreams["a"] is not contexts["a"]
+
+
+async def exact_pair(
+    client: ssl.SSLContext, server: ssl.SSLContext
+) -> tuple[trio.SSLStream[trio.SocketStream], TlsTransport]:
+    """Return a client that tells a goodbye from a bare end, and its peer."""
+    near, far = tcp_pair()
+    stream = trio.SSLStream(
+        trio.SocketStream(trio.socket.from_stdlib_socket(near)), client, server_hostname="localhost"
+    )
+    transport = TlsTransport(far, server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.do_handshake)
+        nursery.start_soon(transport.do_handshake)
+    return stream, transport
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_parting_says_close_notify_though_something_is_unread(
+    version: ssl.TLSVersion, exact_tls: ssl.SSLContext, ca: trustme.CA
+) -> None:
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(server_tls)
+    server_tls.maximum_version = version
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        assert transport.tls.version() == version.name.replace("_", ".")
+        await client.send_all(b"never read" * 1000)
+        await transport.send_all(b"the last word")
+        await trio.lowlevel.wait_readable(transport.sock)
+        transport.part()
+
+        assert await client.receive_some() == b"the last word"
+        assert await client.receive_some() == b""
+        await trio.aclose_forcefully(client)
+
+
+async def test_hanging_up_says_close_notify_and_waits_for_the_other(
+    exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    over = trio.Event()
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+
+        async def end() -> None:
+            await hang_up(transport)
+            over.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+
+            assert await client.receive_some() == b""
+            assert not over.is_set()
+            await client.aclose()
+            await over.wait()
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_other_ends_do_not_look_like_a_goodbye(
+    end: str, exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    causes = {"close": ssl.SSLError, "abort": ConnectionResetError}
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        getattr(transport, end)()
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await client.receive_some()
+        await trio.aclose_forcefully(client)
+
+    assert isinstance(caught.value.__cause__, causes[end])
+
+
+async def test_saying_goodbye_twice_disturbs_nothing(
+    exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    """What the peer still has to say is heard behind our close_notify."""
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        for number in range(3):
+            transport.say_eof()
+            await client.send_all(b"%d" % number)
+            assert await transport.receive_some() == b"%d" % number
+        transport.part()
+        assert await client.receive_some() == b""
+        await trio.aclose_forcefully(client)

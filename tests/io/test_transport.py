@@ -5,18 +5,24 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from contextlib import suppress
+import sys
+from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 
 from proxy.io.tls import MAX_UNASKED, PIECE, TlsTransport
-from proxy.io.transport import BUFFER, SocketTransport, hang_up
+from proxy.io.transport import BUFFER, SocketTransport
 
 from .rig import LIMIT, socket_pair, tcp_pair, tls_pair
 
 BIG = bytes(range(256)) * 8192
+
+
+def transport_pair() -> tuple[SocketTransport, SocketTransport]:
+    near, far = tcp_pair()
+    return SocketTransport(near), SocketTransport(far)
 
 
 async def stream_pair() -> tuple[SocketTransport, SocketTransport]:
@@ -172,6 +178,40 @@ async def test_what_the_kernel_does_not_take_is_kept(
         writer.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the kernel holds")
+@pytest.mark.parametrize("make", [socket_pair, transport_pair], ids=["unix", "tcp"])
+async def test_what_waits_for_the_peer_changes_when_it_reads(
+    make: Callable[[], tuple[SocketTransport, SocketTransport]],
+) -> None:
+    reader, writer = make()
+    assert writer.queued() == (0, 0)
+    with trio.fail_after(LIMIT):
+        while writer.send(b"x" * 50_000):
+            pass
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        full = writer.queued()
+        assert full[0] == len(writer.backlog) > 0
+        assert full[1] > 0
+        # Nothing changes by itself, nor by trying.
+        writer.flush()
+        stuck = writer.queued()
+        assert [writer.queued() for _ in range(3)] == [stuck] * 3
+        while writer.queued() == stuck:
+            await reader.receive_some()
+        # The kernel had some of it taken before it took more of ours.
+        assert writer.queued()[1] < stuck[1]
+    reader.close()
+    writer.close()
+
+
+async def test_what_waits_for_nobody() -> None:
+    near, far = socket_pair()
+    near.close()
+    far.close()
+
+    assert far.queued() == (0, 0)
+
+
 @pytest.mark.parametrize(
     "hello", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""], ids=str
 )
@@ -230,51 +270,6 @@ async def test_reset_and_closed() -> None:
             await transport.send_all(b"x")
 
 
-async def test_hanging_up_delivers_what_was_sent_though_something_is_unread() -> None:
-    near, far = tcp_pair()
-    transport, peer = SocketTransport(far), SocketTransport(near)
-    await peer.send_all(b"never read")
-    await transport.send_all(b"the last word")
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hang_up, transport)
-            received = b""
-            while data := await peer.receive_some():
-                received += data
-            peer.close()
-
-    assert received == b"the last word"
-    assert transport.sock.fileno() == -1
-
-
-async def test_hanging_up_on_a_flood_lets_others_go_on() -> None:
-    transport, peer = socket_pair()
-    turns = 0
-
-    async def flood() -> None:
-        with suppress(trio.BrokenResourceError):
-            while True:
-                await peer.send_all(b"x" * 65536)
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(flood)
-            nursery.start_soon(other)
-            with trio.move_on_after(0.05) as scope:
-                await hang_up(transport)
-            nursery.cancel_scope.cancel()
-    peer.close()
-
-    assert scope.cancelled_caught
-    assert turns > 10
-
-
 async def test_what_tls_itself_has_to_say_is_sent_and_bounded(
     client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
 ) -> None:
@@ -300,37 +295,6 @@ async def ask_for_ever(
         server._outgoing.write(answer)
         assert server.recv_into(buffer) == 1
         assert not server._outgoing.pending
-
-
-async def test_hanging_up_says_close_notify(
-    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
-) -> None:
-    near, far = tcp_pair()
-    server = TlsTransport(far, server_tls)
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(near))
-    # Not https_compatible: an end without close_notify would be a broken connection.
-    client = trio.SSLStream(stream, client_tls, server_hostname="localhost")
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.do_handshake)
-            await server.do_handshake()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hang_up, server)
-
-            assert await client.receive_some() == b""
-            await client.aclose()
-
-
-async def test_hanging_up_on_somebody_who_stays_ends_with_its_deadline(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    transport, peer = socket_pair()
-    with trio.move_on_after(2) as scope:
-        await hang_up(transport)
-
-    assert scope.cancelled_caught
-    assert transport.sock.fileno() == -1
-    peer.close()
 
 
 @pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="needs Linux")

@@ -122,6 +122,37 @@ async def test_down_and_up_again(net: Net, autojump_clock: Clock) -> None:
         assert states(upstream)["10.0.0.1"] == "up"
 
 
+async def frozen(stream: trio.abc.Stream) -> None:
+    """A node that accepts a session and does nothing ever after."""
+    await read_head(stream)
+    await stream.send_all(ACCEPTED)
+    await trio.sleep_forever()
+
+
+async def test_sessions_on_a_node_that_is_found_down_are_asked(
+    net: Net, autojump_clock: Clock
+) -> None:
+    """They do not wait for their next ping: the node may be frozen."""
+    ping = "websocket = true\nping = { client = 0, node = 1000, timeout = 7 }"
+    async with kept(CONFIG.replace("websocket = true", ping)) as (world, _):
+        world.nursery.start_soon(world.service.timers.run)
+        world.nodes = {"10.0.0.1": frozen, "10.0.0.2": frozen}
+        clients = [world.connect() for _ in range(2)]
+        for client in clients:
+            await client.send_all(UPGRADE)
+            await read_head(client)
+        net.dead = {"10.0.0.1"}
+        # Down within 2.5 s of probes, and no answer for 7 more.
+        await trio.sleep(10)
+        endings = {session.relay.tunnel.ending for session in world.service.sessions}
+        assert endings == {"node_silent", None}
+
+        # Its client does not answer either; the other session goes on.
+        await trio.sleep(10)
+        assert [record.node for record in world.records] == ["10.0.0.1:1"]
+        assert len(world.service.sessions) == 1
+
+
 async def test_suspect_is_asked_at_once_but_not_without_end(
     net: Net, autojump_clock: Clock
 ) -> None:

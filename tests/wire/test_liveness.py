@@ -74,6 +74,19 @@ def test_without_patience_there_is_nothing_to_look_at() -> None:
     assert life.liveness.blocked(START) == NEVER
 
 
+def test_who_is_doubted_is_pinged_now() -> None:
+    life = Life(Patience(ping=of_side(NODE, 30), ping_timeout=10))
+    life.look(0)
+    assert life.liveness.doubt(NODE, START + 5)
+    assert life.look(5) == 15
+    assert len(life.pings(NODE)) == 1
+    # It is being asked already; and the other one never is.
+    assert not life.liveness.doubt(NODE, START + 6)
+    assert not life.liveness.doubt(CLIENT, START + 6)
+
+    assert life.look(15) == Verdict("node_silent", "no answer to a ping for 10 s")
+
+
 @pytest.mark.parametrize("first", [0.0, 0.25, 1.0])
 def test_each_leg_is_pinged_by_itself_and_staggered(first: float) -> None:
     life = Life(Patience(ping=(20, 40), ping_timeout=100), first)

@@ -376,3 +376,19 @@ def test_injection_never_breaks_a_stream(
         assert seen.messages == original.messages[: len(seen.messages)]
         if not tunnel.ending:
             assert len(seen.messages) == len(original.messages)
+
+
+@given(chunks(masked=False), st.data())
+def test_nothing_of_the_nodes_is_lost_for_a_clients_fault(
+    down: list[bytes], data: st.DataObject
+) -> None:
+    tunnel, out = Tunnel(), b""
+    last = data.draw(st.integers(0, len(down)))
+    for index, chunk in enumerate([*down, close(1001)]):
+        if index == last:
+            tunnel.received(CLIENT, OFFENCE)
+        tunnel.received(NODE, chunk)
+        out += tunnel.take(CLIENT)
+
+    assert out == b"".join(down) + close(1002, b"reserved opcode")
+    assert tunnel.finished
