@@ -93,13 +93,14 @@ class Liveness:
         self._data_at = now
         self.legs = tuple(Pulse(now + interval * first) for interval in patience.ping)
 
-    def ponged(self, side: Side, now: float) -> None:
-        """Take notice that our ping was answered."""
+    def ponged(self, side: Side, now: float) -> float:
+        """Take notice that our ping was answered; return when to look again."""
         pulse = self.legs[side]
         if pulse.pinged is not None:
             pulse.rtt = now - pulse.pinged
             pulse.pinged = None
             pulse.due = now + self._patience.ping[side]
+        return pulse.due
 
     def check(self, now: float, legs: tuple[LegView, LegView]) -> Verdict | float:
         """Look at all of it, and ping who is due; return a verdict, or when to look again."""
