@@ -16,11 +16,11 @@ from proxy.wire.closing import ENDINGS, Ending, party
 from proxy.wire.tunnel import Side, Tunnel
 
 from .actors import Actor
+from .conftest import SOCKETS
 from .rig import Explosion, Rig, open_rig
 
 #: Sooner than any wait for who does not answer would be over.
 SOON = 3.0
-KINDS = ["splice", "splice-tls", "pump", "pump-tls"]
 
 
 @attrs.frozen
@@ -223,7 +223,7 @@ def test_the_rows_are_the_endings() -> None:
     assert {row.ending for row in ROWS} == set(ENDINGS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOCKETS)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_what_each_side_sees(
     row: Row, kind: str, exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
