@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from proxy.config.route import Ping, Route, SessionLimits
 from proxy.io.terms import Terms
@@ -99,6 +100,7 @@ async def leaves_much_unread(scene: Scene) -> None:
 
 
 async def is_cancelled(scene: Scene) -> None:
+    await trio.testing.wait_all_tasks_blocked()
     scene.rig.scope.cancel()
 
 
@@ -185,7 +187,7 @@ ROWS = [
         (1001, "no answer to a ping", "FIN"),
         LEFT,
         nothing_happens,
-        pings(0.02, 0.02),
+        pings(0.02, 0),
         mute=CLIENT,
     ),
     Row(
@@ -193,7 +195,7 @@ ROWS = [
         (1001, "node is silent", "FIN"),
         LEFT,
         nothing_happens,
-        pings(0.02, 0.02),
+        pings(0, 0.02),
         mute=NODE,
     ),
     Row("client_stalled", (1013, "too slow", "FIN"), LEFT, floods(NODE), STALL, stalls=CLIENT),
