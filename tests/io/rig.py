@@ -83,6 +83,15 @@ class Rig:
         return (self.client, self.node)[side]
 
 
+async def half_close(stream: trio.abc.Stream) -> None:
+    """Say that nothing more comes, and stay to hear."""
+    if isinstance(stream, trio.SSLStream):
+        # Trio's has no half-close of its own: a bare one, with no close_notify.
+        stream = stream.transport_stream
+    assert isinstance(stream, trio.abc.HalfCloseableStream)
+    await stream.send_eof()
+
+
 def socket_pair() -> tuple[SocketTransport, SocketTransport]:
     pair = socket.socketpair()
     for end in pair:

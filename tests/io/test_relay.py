@@ -14,6 +14,7 @@ from proxy.wire.tunnel import Side
 from tests.wire.strategies import frame
 
 from .conftest import OpenRig
+from .rig import half_close
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -173,8 +174,38 @@ async def test_close_from_here_waits_for_the_frame(rig: OpenRig) -> None:
         assert received == whole + b"\x88\x02\x03\xf4"
 
 
-async def test_silent_peers_are_given_up_on(rig: OpenRig) -> None:
+async def test_a_client_that_has_ended_its_stream_behind_its_close_still_hears(
+    rig: OpenRig,
+) -> None:
+    async with rig() as r:
+        await r.client.send(CloseConnection(4001, "me"))
+        await half_close(r.client.stream)
+        assert codes(await r.node.receive()) == (4001, "me")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert r.tunnel.legs[Side.CLIENT].ended
+        # The node takes its time, and has something to say before it goes.
+        last = frame(2, b"last words") + frame(8, b"\x0f\xa1me")
+        await r.node.stream.send_all(last)
+
+        assert await r.client.read_to_end() == last
+        await r.over.wait()
+    assert (r.tunnel.ending, r.tunnel.finished) == ("client_closed", True)
+
+
+async def test_a_client_that_has_ended_its_stream_and_is_not_answered_is_given_up_on(
+    rig: OpenRig,
+) -> None:
     async with rig(close_timeout=0.05) as r:
+        await r.client.send(CloseConnection(4001, "me"))
+        await half_close(r.client.stream)
+
+        assert codes(await r.client.receive()) == (4001, "")
+        await r.over.wait()
+    assert r.tunnel.ending == "client_closed"
+
+
+async def test_silent_peers_are_given_up_on(rig: OpenRig) -> None:
+    async with rig(close_timeout=0.2) as r:
         r.relay.close("shutdown", 1012, 1001, "")
         await r.over.wait()
 
