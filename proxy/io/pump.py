@@ -115,13 +115,17 @@ class PumpRelay(Relay):
 
     async def _pump(self, side: Side) -> None:
         leg = self.tunnel.legs[side]
+        metered = side is Side.CLIENT and self._meter is not None
+        if metered:
+            # There may be early bytes.
+            await self._keep_pace()
         while not (leg.done or leg.ended or leg.deaf):
             await self._read(side)
             if leg.outbox:
                 # Nobody is read less because somebody else does not read.
                 self._woken.set()
             await self._act(side.other)
-            if side is Side.CLIENT and self._meter is not None:
+            if metered:
                 await self._keep_pace()
 
     async def _keep_pace(self) -> None:

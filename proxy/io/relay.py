@@ -124,7 +124,7 @@ class Relay(ABC):
             return
         now = trio.current_time()
         if pinged and not leg.ping:
-            self.liveness.ponged(side, now)
+            self._timer.hasten(self.liveness.ponged(side, now))
         if side is Side.CLIENT and self.terms.control_rate is not None:
             if self._controls is None:
                 self._controls = self.terms.control_rate()

@@ -83,17 +83,21 @@ class Splice(Relay):
             self._task = None
 
     def _start(self, early: tuple[bytes, bytes]) -> None:
-        for leg in self._legs:
-            if early[leg.side]:
-                self._receive(leg.side, early[leg.side])
-        self.settle()
-        for leg in self._legs:
-            # Bytes that TLS has decrypted already make no event.
-            while self._result is None and leg.transport.pending and leg.events & IN:
-                leg.ready(IN)
-        if self._meter is not None:
-            self.meter(self._legs[Side.CLIENT])
-        self._timer.hasten(self._check())
+        try:
+            for leg in self._legs:
+                if early[leg.side]:
+                    self._receive(leg.side, early[leg.side])
+            # It may have a ping to send.
+            self._timer.hasten(self._check())
+            self.settle()
+            for leg in self._legs:
+                # Bytes that TLS has decrypted already make no event.
+                while self._result is None and leg.transport.pending and leg.events & IN:
+                    leg.ready(IN)
+            if self._meter is not None:
+                self.meter(self._legs[Side.CLIENT])
+        except Exception as exc:
+            self.fail(exc)
 
     def received(self, leg: SplicedLeg, data: bytes) -> None:
         """Take bytes that are not plain data frames."""

@@ -105,13 +105,14 @@ class Liveness:
         self._data_at = now
         self.legs = tuple(Pulse(now + interval * first) for interval in patience.ping)
 
-    def ponged(self, side: Side, now: float) -> None:
-        """Take notice that our ping was answered."""
+    def ponged(self, side: Side, now: float) -> float:
+        """Take notice that our ping was answered; return when to look again."""
         pulse = self.legs[side]
         if pulse.pinged is not None:
             pulse.rtt = now - pulse.pinged
             pulse.pinged = None
             pulse.due = now + self._patience.ping[side]
+        return pulse.due
 
     def doubt(self, side: Side, now: float) -> bool:
         """Make a leg's ping due; return whether it is one that is pinged, and waits for no pong."""

@@ -84,6 +84,15 @@ class Rig:
         return (self.client, self.node)[side]
 
 
+async def half_close(stream: trio.abc.Stream) -> None:
+    """Say that nothing more comes, and stay to hear."""
+    if isinstance(stream, trio.SSLStream):
+        # Trio's has no half-close of its own: a bare one, with no close_notify.
+        stream = stream.transport_stream
+    assert isinstance(stream, trio.abc.HalfCloseableStream)
+    await stream.send_eof()
+
+
 def socket_pair() -> tuple[SocketTransport, SocketTransport]:
     pair = socket.socketpair()
     for end in pair:
@@ -153,6 +162,7 @@ async def open_rig(
     close_timeout: float = 5.0,
     reserved: int = 0,
     terms: Terms | None = None,
+    stagger: float = 1.0,
     tcp: bool = False,
 ) -> AsyncIterator[Rig]:
     """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`.
@@ -165,7 +175,8 @@ async def open_rig(
         try:
             async with trio.open_nursery() as nursery:
                 terms = terms or Terms(close_timeout=close_timeout)
-                relay = _relay(kind, near, far, terms, reserved, nursery)
+                tunnel = terms.make_tunnel(reserved)
+                relay = _relay(kind, (near, far), tunnel, terms, stagger, nursery)
                 over, scope = trio.Event(), trio.CancelScope()
 
                 async def run() -> None:
@@ -204,20 +215,20 @@ async def _hang_up(near: trio.abc.Stream) -> None:
 
 def _relay(
     kind: str,
-    near: trio.abc.Stream,
-    far: trio.abc.Stream,
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+    tunnel: Tunnel,
     terms: Terms,
-    reserved: int,
+    stagger: float,
     nursery: trio.Nursery,
 ) -> Relay:
-    tunnel, timers = terms.make_tunnel(reserved), Timers()
+    timers, (near, far) = Timers(), ends
     nursery.start_soon(timers.run)
     if kind == "messages":
         return MessageRelay(near, far, tunnel, terms, timers)
     if not kind.startswith("splice"):
-        return PumpRelay(near, far, tunnel, terms, timers)
+        return PumpRelay(near, far, tunnel, terms, timers, stagger=stagger)
     assert isinstance(near, SocketTransport)
     assert isinstance(far, SocketTransport)
     splicer = Splicer()
     nursery.start_soon(splicer.run)
-    return Splice(splicer, near, far, tunnel, terms, timers)
+    return Splice(splicer, near, far, tunnel, terms, timers, stagger=stagger)
