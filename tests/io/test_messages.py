@@ -216,8 +216,9 @@ async def test_text_that_is_not_utf8_is_not_shown(rig: Callable[..., Any]) -> No
         await r.client.stream.send_all(frame(1, b"good", key=KEY) + frame(1, b"\xff", key=KEY))
 
         assert await r.node.receive() == TextMessage("GOOD")
-        assert codes(await r.client.receive()) == (1007, "text is not UTF-8")
         assert codes(await r.node.receive()) == (1001, "")
+        await r.node.send(CloseConnection(1001))
+        assert codes(await r.client.receive()) == (1007, "text is not UTF-8")
 
 
 async def test_what_nobody_will_get_is_not_shown(rig: Callable[..., Any]) -> None:
