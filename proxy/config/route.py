@@ -163,11 +163,6 @@ class Route:
             raise Invalid(*faults)
 
     @property
-    def key(self) -> tuple[str | None, str | None, str | None, str | None, bool]:
-        """What requests it is for: a route with another key is another route."""
-        return self.listener, self.host, self.path, self.prefix, self.websocket
-
-    @property
     def name(self) -> str:
         """How records and metrics call this route."""
         pattern = self.path if self.path is not None else f"{self.prefix}*"

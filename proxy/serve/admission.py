@@ -37,7 +37,6 @@ class Admission:
         self._by_address: dict[str, int] = {}
         #: The least recently seen address first.
         self._rates: OrderedDict[str, Rate] = OrderedDict()
-        self._pace = (0.0, 0.0)
 
     @property
     def addresses(self) -> int:
@@ -74,10 +73,9 @@ class Admission:
 
     def _check_pace(self, limits: SessionLimits, address: str, now: float, remembered: int) -> None:
         pace = limits.handshakes_per_second, limits.burst
-        if pace != self._pace:
-            self._pace = pace
-            self._rates.clear()
-        rate = self._rates.pop(address, None) or Rate(*pace)
+        rate = self._rates.pop(address, None)
+        if rate is None or rate.pace != pace:
+            rate = Rate(*pace)
         self._rates[address] = rate
         self._forget(now, remembered)
         if wait := rate.allows(now):

@@ -15,6 +15,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 from __future__ import annotations
 
 import ssl
+from typing import Protocol
 
 import attrs
 import h11
@@ -44,17 +45,29 @@ from .service import Service
 from .upgrade import Established, Upgrading
 
 
+class Entrance(Protocol):
+    """Where a client came in."""
+
+    @property
+    def config(self) -> Listener: ...
+
+
 @attrs.define
 class Connection:
     """A client's connection; one that is `surplus` is told so, whatever it asks."""
 
     service: Service
     stream: trio.abc.Stream
-    listener: Listener
+    entrance: Entrance
     client: str
     port: int = 0
     tls: ssl.SSLContext | None = None
     surplus: bool = False
+
+    @property
+    def listener(self) -> Listener:
+        """The listener as it is configured now."""
+        return self.entrance.config
 
     async def run(self) -> None:
         """Serve the client until one of us hangs up."""

@@ -152,6 +152,11 @@ def keyed(configs: Sequence[Listener]) -> dict[Key, Listener]:
     return found
 
 
+def labels(configs: Sequence[Listener]) -> dict[str, Key]:
+    """Return what listeners are known by, by their names."""
+    return {config.name: key for key, config in keyed(configs).items() if config.name}
+
+
 def discard(opened: Opened) -> None:
     """Close sockets that nothing was accepted from."""
     for sockets in opened.values():

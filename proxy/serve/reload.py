@@ -26,7 +26,8 @@ from proxy.pool.upstream import Upstream
 
 from .hooks import check_hooks
 from .keepers import Keepers
-from .listeners import Listeners, Opened, discard, keyed
+from .listeners import Listeners, Opened, discard, keyed, labels
+from .routes import Routes
 from .service import Service
 
 #: How often it is looked, in seconds, whether upstreams that were taken away can be forgotten.
@@ -200,7 +201,12 @@ def _listeners(config: Config) -> _Things:
 
 
 def _routes(config: Config) -> _Things:
-    return {route.key: (route.name, route) for route in config.routes}
+    routes = Routes(config.routes, labels(config.listeners))
+    # That a listener is called otherwise changes no route.
+    return {
+        routes.key(route): (route.name, attrs.evolve(route, listener=None))
+        for route in config.routes
+    }
 
 
 def _upstreams(config: Config) -> _Things:

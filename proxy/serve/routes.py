@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Final
 
 from proxy.config.model import Listener
 from proxy.config.route import Route
 from proxy.errors import NoRoute, UpgradeRequired
 
+_NONE: Final[Mapping[str, Hashable]] = {}
+
 
 class Routes:
     """A configuration's routes, the most specific first.
+
+    `labels` are the names of listeners, and what each is known by.
 
     A route with a host goes before one without, an exact path before a prefix, a longer prefix
     before a shorter one; routes that are equal in this go in the order of the file.
     """
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], labels: Mapping[str, Hashable] = _NONE) -> None:
         self._routes = sorted(routes, key=_specificity)
-        self._keys = frozenset(route.key for route in routes)
+        self._labels = labels
+        #: What requests there are routes for.
+        self.keys = frozenset(map(self.key, routes))
 
-    def __contains__(self, route: Route) -> bool:
-        """Whether there is a route for the same requests, whatever else it says."""
-        return route.key in self._keys
+    def key(self, route: Route) -> Hashable:
+        """Return what requests a route is for: a route with another key is another route.
+
+        Listeners are known by where they are bound, whatever they are called.
+        """
+        listener = self._labels.get(route.listener or "", route.listener)
+        return listener, route.host, route.path, route.prefix, route.websocket
 
     def match(self, listener: Listener, host: str, target: str, *, websocket: bool) -> Route:
         """Return the route for a request; `target` is in origin form, `host` may have a port.

@@ -206,7 +206,7 @@ class Server:
             connection = Connection(
                 self.service,
                 transport,
-                listener.config,
+                listener,
                 client=_peer(transport),
                 port=listener.address.port,
                 tls=listener.tls,

@@ -39,6 +39,7 @@ from proxy.wire.tunnel import Side, Tunnel
 from .admission import Admission, Place
 from .hooks import Hooks, check_hooks
 from .leave import Drain, DrainProgress, Leave, turns
+from .listeners import labels
 from .routes import Routes
 from .session import SHUTDOWN, Session
 
@@ -99,8 +100,8 @@ class Service:
         self.leaving: dict[Hashable, Drain] = {}
         self.on_record = on_record or log.access
         self._splicer: Splicer | None = None
-        #: By a route's name: they outlive its settings.
-        self._admissions: defaultdict[str, Admission] = defaultdict(Admission)
+        #: By what their routes are for: they outlive its settings.
+        self._admissions: defaultdict[Hashable, Admission] = defaultdict(Admission)
         self.timers = Timers()
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
         #: The requests and sessions that are being served; a drain waits for them.
@@ -109,7 +110,7 @@ class Service:
     def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
         self.contexts = contexts
-        self.routes = Routes(config.routes)
+        self.routes = Routes(config.routes, labels(config.listeners))
         self.head_limits = HeadLimits(
             config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
         )
@@ -147,10 +148,9 @@ class Service:
             if known[name].config != config.upstreams[name]:
                 known[name].reconfigure(config.upstreams[name], now)
         self._go_by(config, contexts, known | new)
-        names = {route.name for route in config.routes}
-        for name in [*self._admissions]:
-            if name not in names and not self._admissions[name].sessions:
-                del self._admissions[name]
+        for key in [*self._admissions]:
+            if key not in self.routes.keys and not self._admissions[key].sessions:
+                del self._admissions[key]
         return self._note_removed({node for node in wanted if not node.wanted})
 
     def _note_removed(self, lost: set[Node]) -> int:
@@ -159,11 +159,11 @@ class Service:
         # There are many more sessions than routes, and all else waits meanwhile.
         there: dict[int, bool] = {}
         for session in self.sessions:
-            key = id(session.route)
-            if key not in there:
-                there[key] = session.route in self.routes
+            route = id(session.route)
+            if route not in there:
+                there[route] = session.route_key in self.routes.keys
             was = session.removed
-            session.removed = not there[key] or session.upstream.name in self.removed
+            session.removed = not there[route] or self._is_homeless(session)
             if (session.removed and not was) or session.node in lost:
                 affected += 1
         return affected
@@ -207,7 +207,7 @@ class Service:
         Raises:
             TooMany, RouteFull: there is none.
         """
-        admission = self._admissions[route.name]
+        admission = self._admissions[self.routes.key(route)]
         remembered = self.config.limits.addresses
         return admission.admit(route.limits, client, trio.current_time(), remembered)
 
@@ -241,8 +241,13 @@ class Service:
         """Return a session that is listed, and counted as under way, within its `with` block."""
         session = Session(self, relay, record, route, upstream, node)
         # They may have been taken away while it was on its way here.
-        session.removed = route not in self.routes or upstream.name in self.removed
+        there = session.route_key in self.routes.keys
+        session.removed = not there or self._is_homeless(session)
         return session
+
+    def _is_homeless(self, session: Session) -> bool:
+        """Whether a session's upstream is not in the configuration any more."""
+        return self.upstreams.get(session.upstream.name) is not session.upstream
 
     def doubt(self, node: Node) -> None:
         """Have a node's sessions pinged now: it may be frozen, and they need not wait for that."""

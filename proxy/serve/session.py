@@ -37,6 +37,7 @@ class Session:
         "relay",
         "removed",
         "route",
+        "route_key",
         "upstream",
     )
 
@@ -52,8 +53,9 @@ class Session:
         self._service = service
         self.relay = relay
         self.record = record
-        #: As it was when the session began.
+        #: As it was when the session began, and what it is for.
         self.route = route
+        self.route_key = service.routes.key(route)
         self.upstream = upstream
         self.node = node
         #: Its route, or the upstream, is in the configuration no more.

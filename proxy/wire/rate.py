@@ -18,9 +18,10 @@ _LEAST: Final = 1e-6
 class Rate:
     """A limit of `rate` a second, with `burst` seconds' worth at once.  Times are in seconds."""
 
-    __slots__ = ("_burst", "_paid_at", "_rate")
+    __slots__ = ("_burst", "_paid_at", "_rate", "pace")
 
     def __init__(self, rate: float, burst: float) -> None:
+        self.pace = rate, burst
         self._rate = rate
         # One is always allowed at once.
         self._burst = max(burst, 1 / rate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
 
 from proxy.config.address import Address
@@ -77,12 +76,28 @@ def test_plain_request_on_a_websocket_path() -> None:
         routes.match(PUBLIC, "", "/other", websocket=False)
 
 
-def test_route_is_there_whatever_else_it_says() -> None:
-    route = Route(path="/a", websocket=True, upstream="u")
-    routes = Routes([route, Route(prefix="/b", upstream="u")])
+def test_key_is_what_requests_a_route_is_for() -> None:
+    routes = Routes([Route(path="/a", upstream="u")])
+    one = Route(path="/a", upstream="other", websocket=True, idle_timeout=1.0)
+    same = Route(path="/a", upstream="u")
+    others = [
+        Route(path="/b", upstream="u"),
+        Route(prefix="/a", upstream="u"),
+        Route(path="/a", upstream="u", host="h"),
+        Route(path="/a", upstream="u", listener="l"),
+        one,
+    ]
 
-    assert attrs.evolve(route, upstream="other", idle_timeout=1.0) in routes
-    assert attrs.evolve(route, websocket=False) not in routes
-    assert attrs.evolve(route, host="h") not in routes
-    assert attrs.evolve(route, listener="l") not in routes
-    assert Route(prefix="/b", websocket=True, upstream="u") not in routes
+    assert routes.key(same) in routes.keys
+    assert not any(routes.key(other) in routes.keys for other in others)
+    assert len({routes.key(other) for other in others}) == 5
+
+
+def test_listeners_are_known_by_where_they_are_bound() -> None:
+    """So that a route is the same one, whatever its listener is called."""
+    before = Routes([Route(path="/a", upstream="u", listener="a")], {"a": 443, "b": 80})
+    after = Routes([Route(path="/a", upstream="u", listener="new")], {"new": 443})
+    other = Routes([Route(path="/a", upstream="u", listener="a")], {"a": 80})
+
+    assert before.keys == after.keys
+    assert before.keys != other.keys

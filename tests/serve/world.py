@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import attrs
 import h11
 import trio
 import trio.testing
 
 from proxy.config.load import parse_config
+from proxy.config.model import Listener
 from proxy.errors import DialRefused
 from proxy.io.relay import Relay
 from proxy.observe.record import Record
@@ -53,6 +55,13 @@ ACCEPTED = (
 
 Peer = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
 Serve = Callable[[trio.abc.Stream], Awaitable[object]]
+
+
+@attrs.frozen
+class Door:
+    """Where a test's clients come in."""
+
+    config: Listener
 
 
 class World:
@@ -106,7 +115,7 @@ class World:
         peer, stream = trio.testing.memory_stream_pair()
         listener = self.service.config.listeners[0]
         connection = Connection(
-            self.service, stream, listener, client="192.0.2.7:555", port=8080, surplus=surplus
+            self.service, stream, Door(listener), client="192.0.2.7:555", port=8080, surplus=surplus
         )
         self.nursery.start_soon(connection.run)
         return peer
