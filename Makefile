@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 E2E := tests/e2e
 
-.PHONY: demo test lint format bench simulate clean
+.PHONY: demo test lint format autobahn bench simulate clean
 
 demo: .venv/.ready  ## the main job as a story: a cluster, a client, a node that dies
 	$(BIN)/tidegate demo
@@ -15,6 +15,9 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+autobahn: .venv/.ready-dev  ## all of Autobahn's cases beside the same without the proxy; ONLY='9.*,12.1.3'
+	$(BIN)/python -m tests.autobahn $(if $(ONLY),--only '$(ONLY)')
 
 bench: .venv/.ready-bench  ## beside nginx and others; ONLY=pingpong,connect for some scenarios
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)

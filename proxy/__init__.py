@@ -15,15 +15,33 @@ Only the names in `__all__` are public.
 
 from .config.load import load_config, parse_config
 from .config.model import Config
-from .errors import ConfigError, TidegateError
+from .errors import ConfigError, NotRunning, TidegateError
+from .observe.live import SessionStatistics, Statistics
+from .observe.record import Record
+from .serve.hooks import Allow, Handshake, Hooks, Refuse, SessionView
+from .serve.leave import DrainProgress
+from .serve.reload import Reloaded
 from .serve.server import Server, open_proxy, serve
+from .wire.messages import Message
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Allow",
     "Config",
     "ConfigError",
+    "DrainProgress",
+    "Handshake",
+    "Hooks",
+    "Message",
+    "NotRunning",
+    "Record",
+    "Refuse",
+    "Reloaded",
     "Server",
+    "SessionStatistics",
+    "SessionView",
+    "Statistics",
     "TidegateError",
     "__version__",
     "load_config",

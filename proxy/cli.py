@@ -6,19 +6,27 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from . import __version__
-from .errors import ConfigError
+from .errors import ConfigError, TidegateError
 
 if TYPE_CHECKING:
+    import trio
+
     from .config.model import Config
+    from .serve.listeners import Bound
     from .serve.server import Server
 
+#: What ends it, and, where there is such a signal, what has it read its configuration again.
+_ENDS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (*_ENDS, signal.SIGHUP) if hasattr(signal, "SIGHUP") else _ENDS
 #: What a shell reports of a process that a signal ended; a second one asks for just that.
 _KILLED = 128
 
@@ -53,14 +61,17 @@ def check(file: Path) -> None:
 @main.command()
 @_config_file
 def run(file: Path) -> None:
-    """Run the proxy until SIGTERM or SIGINT, which drain it; a second one ends it at once."""
+    """Run the proxy until SIGTERM or SIGINT, which drain it; a second one ends it at once.
+
+    SIGHUP has it read its configuration again, and certificates, without touching a session.
+    """
     import trio
 
     from .observe.log import configure
 
     config = _load(file)
     configure(config.log)
-    sys.exit(trio.run(_run, config))
+    sys.exit(trio.run(_run, file, config))
 
 
 @main.command()
@@ -77,18 +88,18 @@ def demo(*, stay: bool) -> None:
 def _load(file: Path) -> Config:
     """Load a configuration and whatever it names, or print its faults and exit with code 2."""
     from .config.load import load_config
-    from .io.tls import check_tls
+    from .io.tls import make_contexts
 
     try:
         config = load_config(file)
-        check_tls(config, str(file))
+        make_contexts(config, str(file))
     except ConfigError as exc:
         click.echo(exc, err=True)
         sys.exit(2)
     return config
 
 
-async def _run(config: Config) -> int:
+async def _run(file: Path, config: Config) -> int:
     import trio
 
     from .observe.log import LOG
@@ -96,15 +107,24 @@ async def _run(config: Config) -> int:
 
     server = Server(_within_file_limit(config))
     code = 0
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    # Of those that come while one is obeyed, one more is enough.
+    hang_ups, heard = trio.open_memory_channel[None](1)
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
 
             async def obey() -> None:
                 nonlocal code
-                await anext(signals)
-                server.shut_down()
-                code = _KILLED + await anext(signals)
-                nursery.cancel_scope.cancel()
+                ending = False
+                async for number in signals:
+                    if number not in _ENDS:
+                        with suppress(trio.WouldBlock):
+                            hang_ups.send_nowait(None)
+                    elif not ending:
+                        ending = True
+                        server.shut_down()
+                    else:
+                        code = _KILLED + number
+                        nursery.cancel_scope.cancel()
 
             nursery.start_soon(obey)
             try:
@@ -114,10 +134,47 @@ async def _run(config: Config) -> int:
                 nursery.cancel_scope.cancel()
                 return 1
             _quiet_garbage_collector()
-            _say_ready(server)
+            _say_listening(server.bound)
+            LOG.info("ready", extra={"version": __version__, "pid": os.getpid()})
+            nursery.start_soon(_obey_hang_ups, heard, server, file)
             await server.stopped.wait()
             nursery.cancel_scope.cancel()
     return code
+
+
+async def _obey_hang_ups(
+    heard: trio.MemoryReceiveChannel[None], server: Server, file: Path
+) -> None:
+    from .observe.log import LOG
+
+    async for _ in heard:
+        try:
+            await _reload(server, file)
+        except Exception:
+            LOG.exception("bug")
+
+
+async def _reload(server: Server, file: Path) -> None:
+    """Have the server go by its file as it is now; one that has faults changes nothing."""
+    import trio
+
+    from .config.load import load_config
+    from .observe.log import configure
+    from .serve.reload import tell_refused
+
+    log, bound = server.config.log, server.bound
+    try:
+        # In a thread: disks may be slow, and sessions go on meanwhile.
+        config = await trio.to_thread.run_sync(load_config, file, abandon_on_cancel=True)
+    except ConfigError as exc:
+        tell_refused(exc)
+        return
+    # What the server refuses it tells the log itself.
+    with suppress(TidegateError, OSError):
+        await server.reload(_within_file_limit(config), source=str(file))
+        if config.log != log:
+            configure(config.log)
+        _say_listening([one for one in server.bound if one not in bound])
 
 
 def _quiet_garbage_collector() -> None:
@@ -132,13 +189,12 @@ def _quiet_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _say_ready(server: Server) -> None:
+def _say_listening(listeners: Iterable[Bound]) -> None:
     from .observe.log import LOG
 
-    for bound in server.bound:
+    for bound in listeners:
         extra = {"listener": bound.name, "address": str(bound.address), "tls": bound.tls}
         LOG.info("listening", extra=extra)
-    LOG.info("ready", extra={"version": __version__, "pid": os.getpid()})
 
 
 def _within_file_limit(config: Config) -> Config:

@@ -6,6 +6,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
 
     TidegateError
      +-- ConfigError                      a configuration file, never a connection
+     +-- NotRunning                       a proxy that is asked to reload, never a connection
      +-- ClientGone                       nobody is left to answer
      +-- Refusal                          one answer, made here
           +-- BadRequest        400       malformed, or readable in two ways
@@ -18,6 +19,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
           |    +-- WrongVersion           426
           +-- OriginDenied      403
+          +-- Denied            403       by a hook, which has made the answer
           +-- NoRoute           404
           +-- MethodNotAllowed  405
           +-- UpgradeRequired   426       a plain request on a WebSocket route
@@ -41,45 +43,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-__all__ = [
-    "BadRequest",
-    "BadResponse",
-    "BadUpgrade",
-    "BadUpgradeResponse",
-    "BodyTooLarge",
-    "ClientGone",
-    "ClosedEarly",
-    "ConfigError",
-    "DialError",
-    "DialRefused",
-    "DialTimeout",
-    "DnsError",
-    "Draining",
-    "Full",
-    "HeadTooLarge",
-    "HoldFull",
-    "InternalError",
-    "MethodNotAllowed",
-    "NoNode",
-    "NoRoute",
-    "NodeError",
-    "NodeTlsError",
-    "NodeUnwilling",
-    "NotImplementedCoding",
-    "NotNow",
-    "OriginDenied",
-    "Refusal",
-    "RequestTimeout",
-    "ResponseTimeout",
-    "RouteFull",
-    "TargetTooLong",
-    "TidegateError",
-    "TooMany",
-    "UpgradeRequired",
-    "VersionNotSupported",
-    "WrongVersion",
-]
-
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -101,6 +64,10 @@ class ConfigError(TidegateError):
         return "\n".join(self.problems)
 
 
+class NotRunning(TidegateError):
+    """The proxy has not started yet, or is shutting down."""
+
+
 class ClientGone(TidegateError):
     """The client hung up, or stopped reading, while it was being served."""
 
@@ -118,6 +85,8 @@ class Refusal(TidegateError):
     #: Whether this connection can carry another request after the answer.
     closes: ClassVar[bool] = False
     summary: ClassVar[str] = "The proxy could not serve this request."
+    #: The answer's body; None: one that tells the detail.
+    body: bytes | None = None
 
     def __init__(self, detail: str = "", *, headers: Headers = ()) -> None:
         super().__init__(detail or self.summary)
@@ -187,6 +156,19 @@ class OriginDenied(Refusal):
     status = 403
     token = "http_request_denied"
     summary = "This origin is not allowed here."
+
+
+class Denied(Refusal):
+    """A hook of the embedding program refuses the handshake, with an answer of its own."""
+
+    status = 403
+    token = "http_request_denied"
+    summary = "A hook has refused the handshake."
+
+    def __init__(self, status: int = 403, *, headers: Headers = (), body: bytes = b"") -> None:
+        super().__init__(headers=headers)
+        self.status = status
+        self.body = body
 
 
 class NoRoute(Refusal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -179,20 +180,26 @@ class Running:
         self._process = process
         self._stderr = process.stderr
         self._buffer = b""
+        self._seen: list[str] = []
 
-    async def event(self, name: str) -> Mapping[str, Any]:
-        """Return the next event of that name."""
+    async def event(self, *names: str) -> Mapping[str, Any]:
+        """Return the next event of that name, or of these."""
         while True:
             line, newline, rest = self._buffer.partition(b"\n")
             if not newline:
                 chunk = await self._stderr.receive_some()
-                assert chunk, f"no event {name}, but {self._buffer!r}"
+                assert chunk, f"no event {names}, but {self._buffer!r}"
                 self._buffer += chunk
                 continue
             self._buffer = rest
             event: dict[str, Any] = json.loads(line)
-            if event["event"] == name:
+            if event["event"] in names:
                 return event
+            self._seen.append(event["event"])
+
+    def seen(self, name: str) -> bool:
+        """Whether there was such an event among those that were passed over."""
+        return name in self._seen
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -276,6 +283,172 @@ async def test_first_signal_says_goodbye_to_sessions(tmp_path: Path) -> None:
             assert caught.value.code == 1012
             assert (await running.event("exchange"))["ending"] == "shutdown"
             assert await running.exit_code() == 0
+
+
+# SIGHUP.
+
+ROUTE = """
+[[routes]]
+path = "/deepstream"
+host = "{host}"
+websocket = true
+on_removed = "keep"
+upstream = "deepstream"
+"""
+
+
+def rewrite(file: Path, *changes: tuple[str, str], more: str = "") -> None:
+    """Change what stands in a file."""
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text + more)
+
+
+@asynccontextmanager
+async def open_reloadable(
+    folder: Path, more: str = ""
+) -> AsyncIterator[tuple[Running, Path, list[int]]]:
+    """The command in front of a node, its file, and the ports of its listeners.
+
+    A session of the host 127.0.0.1 stays, whatever becomes of its route.
+    """
+    async with open_nodes("anna") as [node]:
+        file = write(folder, node=node.address, shutdown="rate = 1000")
+        rewrite(file, more=ROUTE.format(host="127.0.0.1") + more)
+        async with open_command(file) as running:
+            ports = []
+            while (event := await running.event("listening", "ready"))["event"] == "listening":
+                ports.append(int(event["address"].rpartition(":")[2]))
+            yield running, file, ports
+
+
+async def is_alive(client: WebSocket) -> bool:
+    await client.send(bytes.fromhex("0610021a020805"))
+    return await client.receive() == bytes.fromhex("0610021a020804")
+
+
+async def test_reload_changes_what_the_file_says_and_no_session(tmp_path: Path) -> None:
+    async with (
+        open_reloadable(tmp_path) as (running, file, [port]),
+        open_session(port) as client,
+    ):
+        listener = '[[listeners]]\nname = "more"\nbind = "127.0.0.1:0"\n'
+        host = ('host = "127.0.0.1"', 'host = "elsewhere"')
+        rewrite(file, host, ("[shutdown]", listener + "[shutdown]"), more="weight = 1")
+        running.signal(signal.SIGHUP)
+        # A key in the wrong place: nothing of it holds.
+        refused = await running.event("reload refused")
+        assert refused["reason"].startswith(f"{file}: routes[1].weight: unknown key")
+        assert refused["level"] == "error"
+        rewrite(file, ("weight = 1", ""))
+        # Twice is as good as once.
+        running.signal(signal.SIGHUP)
+        running.signal(signal.SIGHUP)
+        reloaded = await running.event("reloaded")
+        assert reloaded["listeners_added"] == "more"
+        assert reloaded["routes_removed"] == "127.0.0.1/deepstream"
+        assert reloaded["sessions"] == 1
+        more = await running.event("listening")
+        assert more["listener"] == "more"
+        async with open_session(int(more["address"].rpartition(":")[2])) as other:
+            assert await is_alive(other)
+            await other.close()
+        assert await is_alive(client)
+        running.signal(signal.SIGTERM)
+        await client.close()
+
+        assert await running.exit_code() == 0
+
+
+async def test_reload_of_a_file_that_is_gone(tmp_path: Path) -> None:
+    async with (
+        open_reloadable(tmp_path) as (running, file, [port]),
+        open_session(port) as client,
+    ):
+        text = file.read_text()
+        file.unlink()
+        running.signal(signal.SIGHUP)
+        refused = await running.event("reload refused")
+        assert refused["reason"] == f"{file}: No such file or directory"
+        file.write_text(text.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"'))
+        running.signal(signal.SIGHUP)
+        refused = await running.event("reload refused")
+        assert refused["reason"].startswith(f"cannot bind 127.0.0.1:{port}: Address already in use")
+        assert await is_alive(client)
+
+
+async def test_reload_takes_renewed_certificates_and_another_log(
+    tmp_path: Path, ca: trustme.CA, client_tls: ssl.SSLContext
+) -> None:
+    write_certificate(tmp_path, ca)
+    tls = TLS.replace("127.0.0.1:8443", "127.0.0.1:0")
+    async with open_reloadable(tmp_path, "[[listeners]]" + tls.partition("]]")[2]) as opened:
+        running, file, [_, port] = opened
+        shown = await certificate_of(port, client_tls)
+        write_certificate(tmp_path, ca)
+        rewrite(file, ("[log]", '[log]\nlevel = "warning"'))
+        running.signal(signal.SIGHUP)
+        assert (await running.event("reloaded"))["settings"] == "log"
+        renewed = await certificate_of(port, client_tls)
+        assert renewed != shown
+        write_certificate(tmp_path, ca)
+        running.signal(signal.SIGHUP)
+        # The log is not told of it any more.
+        while await certificate_of(port, client_tls) == renewed:
+            await trio.lowlevel.checkpoint()
+        (tmp_path / "key.pem").write_text("")
+        running.signal(signal.SIGHUP)
+        refused = await running.event("reload refused")
+        assert refused["reason"].startswith(f"{file}: listeners[1].tls.certificates[0]: ")
+        assert not running.seen("reloaded")
+
+
+async def certificate_of(port: int, tls: ssl.SSLContext) -> bytes:
+    stream = trio.SSLStream(
+        await trio.open_tcp_stream("127.0.0.1", port),
+        tls,
+        server_hostname="localhost",
+        https_compatible=True,
+    )
+    async with stream:
+        await stream.do_handshake()
+        certificate: bytes = stream.getpeercert(binary_form=True)
+        return certificate
+
+
+async def test_end_while_it_reloads(tmp_path: Path) -> None:
+    """New nodes are asked before anybody is sent there, and the end does not wait for them."""
+    (silent,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with open_reloadable(tmp_path) as (running, file, _), silent:
+        address = f"127.0.0.1:{silent.socket.getsockname()[1]}"
+        probe = 'probe = { kind = "deepstream", timeout = 60.0 }'
+        rewrite(file, more=f'\n[upstreams.slow]\nnodes = ["{address}"]\n{probe}\n')
+        running.signal(signal.SIGHUP)
+        asked = await silent.accept()
+        running.signal(signal.SIGHUP)
+        running.signal(signal.SIGTERM)
+        refused = await running.event("reload refused")
+
+        assert await running.exit_code() == 0
+        assert refused["reason"] == "the proxy is shutting down"
+        await asked.aclose()
+
+
+async def test_reload_that_is_asked_for_before_the_start_comes_after_it(tmp_path: Path) -> None:
+    (silent,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with silent:
+        file = write(tmp_path, node=f"127.0.0.1:{silent.socket.getsockname()[1]}")
+        rewrite(file, more='probe = { kind = "deepstream", timeout = 60.0 }')
+        async with open_command(file) as running:
+            async with await silent.accept():
+                running.signal(signal.SIGHUP)
+                rewrite(file, ("[log]", "[limits]\nconnections = 5\n[log]"))
+            reloaded = await running.event("reloaded")
+
+            assert reloaded["settings"] == "limits"
+            assert running.seen("ready")
 
 
 def python(*args: str) -> str:

@@ -135,10 +135,6 @@ def test_class_is_as_drawn(one: Drawn) -> None:
         assert one.status is None
 
 
-def test_all_is_the_tree() -> None:
-    assert sorted(errors.__all__) == sorted(one.name for one in drawn())
-
-
 @pytest.mark.parametrize("kind", refusals(), ids=lambda kind: kind.__name__)
 def test_answer_can_be_written(kind: type[Refusal]) -> None:
     error = build(kind)

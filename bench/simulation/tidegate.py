@@ -9,6 +9,7 @@ with probes as conf/ has them.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.address import Address
@@ -18,8 +19,10 @@ from proxy.config.upstream import Probe, Rebalance
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.pool.node import Lease
 from proxy.pool.node import Node as PoolNode
-from proxy.pool.rebalance import choose, surplus
+from proxy.pool.rebalance import choose_surplus, surplus
+from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
+from proxy.serve.leave import TURN
 from proxy.wire.closing import NO_STATUS
 
 from .clients import Client, Request
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Tidegate", "TidegateRebalancing", "TidegateWorkers"]
 
-#: How often `serve/move.py` looks whether there is anything to move.
-_TURN: Final = 1.0
 #: 100,000 sessions at the default `limits.connections`.
 _WORKERS: Final = 10
 
@@ -118,36 +119,37 @@ class TidegateRebalancing(Tidegate):
 
     def __init__(self, world: World) -> None:
         super().__init__(world, rebalance=Rebalance())
-        self._owed = 0.0
+        self._schedule = Schedule(self.upstream.config.drain.jitter, self.random.random)
 
     def start(self) -> None:
         super().start()
         self._move()
 
     def _move(self) -> None:
-        """Move whom the pool wants moved: one turn of `Mover._surplus`."""
+        """Move whom the pool wants moved: one turn of `serve/move.py`."""
         config, now = self.upstream.config.rebalance, self.clock.now
         assert config is not None
-        self.clock.after(_TURN, self._move)
+        self.clock.after(TURN, self._move)
         excess = surplus(self.upstream.nodes, now, config.tolerance)
-        if not excess:
+        times = self._schedule.take(now, now + TURN, config.rate, sum(excess.values()))
+        if not times:
             return
-        owed = min(self._owed + config.rate * _TURN, max(1.0, config.rate * _TURN))
-        left, self._owed = int(owed), owed - int(owed)
-        leaving: list[Client] = []
-        for seen in sorted(excess, key=lambda node: -excess[node]):
-            guests = self.nodes[seen].sessions
-            sessions = [guest for guest in guests if isinstance(guest, Client)]
-            chosen = choose(sessions, min(left, excess[seen]), now)
-            left -= len(chosen)
-            leaving += chosen
-        for index, client in enumerate(leaving):
-            self.clock.after(_TURN * index / len(leaving), self._moved, client, client.epoch)
+        guests = {
+            seen: [guest for guest in self.nodes[seen].sessions if isinstance(guest, Client)]
+            for seen in excess
+        }
+        chosen = choose_surplus(guests, excess, 2 * len(times), now)
+        line = deque((client, client.epoch) for client in chosen)
+        for time in times:
+            self.clock.after(time - now, self._next, line)
 
     @staticmethod
-    def _moved(client: Client, epoch: int) -> None:
-        if client.epoch == epoch:
-            client.ended(Ending.MOVED)
+    def _next(line: deque[tuple[Client, int]]) -> None:
+        while line:
+            client, epoch = line.popleft()
+            if client.epoch == epoch:
+                client.ended(Ending.MOVED)
+                return
 
 
 class TidegateWorkers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import re
@@ -80,6 +81,7 @@ def reachable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
         raise ValueError("a node needs a port")
 
 
+@functools.lru_cache(maxsize=1024)
 def is_numeric(host: str) -> bool:
     """Whether a host is an IP address, not a name."""
     try:

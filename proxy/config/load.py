@@ -76,7 +76,9 @@ def parse_config(text: str, *, name: str = "config", folder: Path | None = None)
         raise ConfigError(problems) from group
 
 
+@functools.lru_cache(maxsize=8)
 def _converter(folder: Path) -> Converter:
+    """Return what structures the files of a folder; to make it is most of what a reload costs."""
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind in (str, bool, int, float):
         converter.register_structure_hook(kind, _strictly)

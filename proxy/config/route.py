@@ -157,8 +157,15 @@ class Route:
                 for name in _NEEDS_FRAMES
                 if getattr(self.limits, name) != getattr(_NO_OWN, name)
             ]
+            if self.ping != _OF_SESSIONS["ping"]:
+                faults.append(("ping", 'cannot be sent with frames = "tunnel"'))
         if faults:
             raise Invalid(*faults)
+
+    @property
+    def key(self) -> tuple[str | None, str | None, str | None, str | None, bool]:
+        """What requests it is for: a route with another key is another route."""
+        return self.listener, self.host, self.path, self.prefix, self.websocket
 
     @property
     def name(self) -> str:

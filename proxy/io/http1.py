@@ -8,6 +8,7 @@ that came early, for a WebSocket.
 from __future__ import annotations
 
 from contextlib import suppress
+from http import HTTPStatus
 
 import h11
 import trio
@@ -201,17 +202,10 @@ class ClientHttp(_Http):
         """Answer with an error, unless an answer has begun."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        reason = REASONS[refusal.status]
-        body = b"%d %s: %s (%s)\n" % (
-            refusal.status,
-            reason,
-            refusal.detail.encode(),
-            request_id.encode(),
-        )
-        headers: Headers = [
-            (b"Content-Type", b"text/plain; charset=utf-8"),
+        reason = REASONS.get(refusal.status) or _phrase(refusal.status)
+        headers, body = _content(refusal, reason, request_id)
+        headers += [
             (b"Content-Length", b"%d" % len(body)),
-            (b"Cache-Control", b"no-store"),
             (b"Proxy-Status", b"tidegate; error=" + refusal.token.encode()),
             *refusal.headers,
         ]
@@ -286,6 +280,24 @@ class NodeHttp(_Http):
 
 def _server(limits: HeadLimits) -> h11.Connection:
     return h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+
+
+def _content(refusal: Refusal, reason: bytes, request_id: str) -> tuple[Headers, bytes]:
+    """Return an answer's body, and the headers that are about it."""
+    if refusal.body is not None:
+        return [], refusal.body
+    facts = refusal.status, reason, refusal.detail.encode(), request_id.encode()
+    headers = [
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Cache-Control", b"no-store"),
+    ]
+    return headers, b"%d %s: %s (%s)\n" % facts
+
+
+def _phrase(status: int) -> bytes:
+    with suppress(ValueError):
+        return HTTPStatus(status).phrase.encode()
+    return b""
 
 
 def _refusal(exc: h11.RemoteProtocolError) -> Refusal:

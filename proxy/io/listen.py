@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +39,15 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
     def __init__(self, sock: socket.socket, config: Listener) -> None:
         self._sock = sock
         self.config = config
+        #: What its connections shake hands with.
+        self.tls: ssl.SSLContext | None = None
         self.address = _bound_address(sock)
+
+    def reconfigure(self, config: Listener, tls: ssl.SSLContext | None) -> None:
+        """Serve what is accepted from now on in another way; what waits in the backlog stays."""
+        if config.backlog != self.config.backlog:
+            self._sock.listen(config.backlog)
+        self.config, self.tls = config, tls
 
     async def accept(self) -> SocketTransport:
         """Wait for a connection.
@@ -81,13 +90,17 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
                     full = False
                     start(transport)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
+        """Close at once; the file of a unix socket goes with it."""
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
             if self.address.path:
                 with suppress(OSError):
                     os.unlink(self.address.path)
+
+    async def aclose(self) -> None:
+        self.close()
         await trio.lowlevel.checkpoint()
 
 

@@ -119,7 +119,7 @@ class PumpRelay(Relay):
         if metered:
             # There may be early bytes.
             await self._keep_pace()
-        while not (leg.done or leg.ended):
+        while not (leg.done or leg.ended or leg.deaf):
             await self._read(side)
             if leg.outbox:
                 # Nobody is read less because somebody else does not read.
@@ -139,16 +139,16 @@ class PumpRelay(Relay):
     async def _read(self, side: Side) -> None:
         self._reading[side] = True
         try:
-            data = await self._streams[side].receive_some()
+            data = bytes(await self._streams[side].receive_some())
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.tunnel.lost(side, str(exc))
-        else:
-            if data:
-                self._receive(side, bytes(data))
-            else:
-                self.tunnel.lost(side, "end of stream", clean=True)
+            return
         finally:
             self._reading[side] = False
+        if data:
+            await self._received(side, data)
+        else:
+            self.tunnel.lost(side, "end of stream", clean=True)
 
     def held(self, side: Side) -> int:
         return self._sending[side] + len(self.tunnel.legs[side].outbox)
@@ -160,6 +160,9 @@ class PumpRelay(Relay):
         queued = stream.queued() if isinstance(stream, SocketTransport) else ()
         passed = self.tunnel.scanners[side.other].bytes
         return LegView(self._reading[side], (passed, *queued))
+
+    async def _received(self, side: Side, data: bytes) -> None:
+        self._receive(side, data)
 
     async def _act_when_woken(self, nursery: trio.Nursery) -> None:
         while True:

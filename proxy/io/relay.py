@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from proxy.wire.closing import Ending, FrameError
+from proxy.wire.frames import Scanner
 from proxy.wire.liveness import LegView, Liveness, Verdict
 from proxy.wire.rate import Meter, Rate
 from proxy.wire.tunnel import Side, Tunnel
@@ -41,11 +42,15 @@ class Relay(ABC):
     ) -> None:
         self.tunnel = tunnel
         self.terms = terms
-        self.liveness = Liveness(tunnel, terms.patience, trio.current_time(), stagger)
+        scanners = self.scanner(Side.CLIENT), self.scanner(Side.NODE)
+        now = trio.current_time()
+        self.liveness = Liveness(tunnel, scanners, terms.patience, now, stagger)
         #: Called when the session begins to end: `tunnel.ending` says why.
         self.on_ending: Callable[[], None] | None = None
         self._timer = timers.timer(self._check)
-        self._meter: Meter | None = terms.meter(tunnel) if terms.meter else None
+        self._meter: Meter | None = None
+        if terms.meter is not None:
+            self._meter = terms.meter(self.scanner(Side.CLIENT))
         # Of the client's control frames; made when there is one.
         self._controls: Rate | None = None
 
@@ -68,6 +73,16 @@ class Relay(ABC):
     def held(self, side: Side) -> int:
         """Return how many bytes wait here for a side to take them."""
 
+    def scanner(self, side: Side) -> Scanner:
+        """Return what sees the frames of a side as they come."""
+        return self.tunnel.scanners[side]
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether a Close now would cut no message short."""
+        scanners = self.scanner(Side.CLIENT), self.scanner(Side.NODE)
+        return not any(scanner.left or scanner.fragmented for scanner in scanners)
+
     @property
     def rtts(self) -> tuple[float | None, float | None]:
         """The seconds from our last ping to its pong, of the client and the node."""
@@ -78,6 +93,12 @@ class Relay(ABC):
         """End the session with a Close to each side; `run` goes on until they have answered."""
         self.tunnel.close(ending, client_code, node_code, reason)
         self._wake()
+
+    def doubt(self, side: Side) -> None:
+        """Ping a side now, rather than in its time."""
+        now = trio.current_time()
+        if self.liveness.doubt(side, now):
+            self._timer.hasten(now)
 
     def _check(self) -> float:
         """Look at the session's life, and end it if there is none; return when to look again."""

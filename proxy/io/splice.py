@@ -151,7 +151,7 @@ class Splice(Relay):
             state = self.tunnel.legs[leg.side]
             events = 0
             if not state.gone:
-                held = leg.peer.transport.backlog or state.done or state.ended
+                held = leg.peer.transport.backlog or state.done or state.ended or state.deaf
                 if not held and (not leg.paused or self.tunnel.ending):
                     events = IN
                 if leg.transport.backlog:

@@ -8,11 +8,11 @@ from typing import Self
 import attrs
 
 from proxy.config.route import Route
-from proxy.wire.frames import Rules
+from proxy.wire.frames import Rules, Scanner
 from proxy.wire.liveness import Patience
 from proxy.wire.opaque import OpaqueTunnel
 from proxy.wire.rate import Meter, Rate
-from proxy.wire.tunnel import Side, Tunnel
+from proxy.wire.tunnel import Tunnel
 
 
 @attrs.frozen
@@ -27,8 +27,11 @@ class Terms:
     #: Whether a client that sends too fast is ended, not slowed.
     end_fast: bool = False
     #: Makes what watches a client's pace, and its control frames'; None: nobody does.
-    meter: Callable[[Tunnel], Meter] | None = None
+    meter: Callable[[Scanner], Meter] | None = None
     control_rate: Callable[[], Rate] | None = None
+    rules: tuple[Rules, Rules] = (Rules(), Rules())
+    #: Of a message that is shown to a hook.
+    held_bytes: int = 4 * 2**20
     make_tunnel: Callable[[int], Tunnel] = lambda reserved: Tunnel(reserved=reserved)
 
     @classmethod
@@ -41,6 +44,7 @@ class Terms:
             idle=route.idle_timeout,
             write_stall=route.write_stall,
         )
+        rules = _rules(route)
         metered = limits.messages_per_second or limits.bytes_per_second
         return cls(
             close_timeout=close_timeout,
@@ -49,15 +53,16 @@ class Terms:
             end_fast=limits.exceeded == "close",
             meter=_meter(route) if metered else None,
             control_rate=_control_rate(route) if limits.controls_per_second else None,
-            make_tunnel=_tunnel(route),
+            rules=rules,
+            held_bytes=limits.held_bytes,
+            make_tunnel=_tunnels(rules, opaque=opaque),
         )
 
 
-def _meter(route: Route) -> Callable[[Tunnel], Meter]:
+def _meter(route: Route) -> Callable[[Scanner], Meter]:
     limits = route.limits
 
-    def make(tunnel: Tunnel) -> Meter:
-        scanner = tunnel.scanners[Side.CLIENT]
+    def make(scanner: Scanner) -> Meter:
         return Meter(scanner, limits.messages_per_second, limits.bytes_per_second, limits.burst)
 
     return make
@@ -67,12 +72,15 @@ def _control_rate(route: Route) -> Callable[[], Rate]:
     return lambda: Rate(route.limits.controls_per_second, route.limits.burst)
 
 
-def _tunnel(route: Route) -> Callable[[int], Tunnel]:
-    if route.frames == "tunnel":
-        return lambda reserved: OpaqueTunnel()
+def _rules(route: Route) -> tuple[Rules, Rules]:
     limits, lenient = route.limits, route.frames == "lenient"
-    rules = (
+    return (
         Rules(limits.message_bytes, limits.frame_bytes, limits.fragments, lenient=lenient),
         Rules(limits.node_message_bytes, lenient=lenient),
     )
+
+
+def _tunnels(rules: tuple[Rules, Rules], *, opaque: bool) -> Callable[[int], Tunnel]:
+    if opaque:
+        return lambda reserved: OpaqueTunnel()
     return lambda reserved: Tunnel(reserved=reserved, rules=rules)

@@ -16,6 +16,7 @@ import ssl
 from contextlib import suppress
 from typing import Final, cast
 
+import attrs
 import trio
 
 from proxy.config.model import Config, ListenerTls
@@ -224,64 +225,64 @@ class TlsTransport(SocketTransport):
         super().say_eof()
 
 
-def listener_contexts(config: Config, source: str = "config") -> list[ssl.SSLContext | None]:
-    """Return a context for each listener, None where it is plain.
+@attrs.frozen
+class Contexts:
+    """What a configuration says of TLS, made ready for new handshakes."""
 
-    `source` is what the configuration is called in faults.
+    #: Each listener's, None where it is plain.
+    listeners: list[ssl.SSLContext | None]
+    #: Towards the nodes of each upstream that has TLS.
+    upstreams: dict[str, ssl.SSLContext]
+
+
+def make_contexts(config: Config, source: str = "config") -> Contexts:
+    """Read all that a configuration names for TLS; `source` is what it is called in faults.
 
     Raises:
-        ConfigError: with every certificate and key that can't be used.
+        ConfigError: with every certificate, key and CA file that can't be used.
     """
-    contexts: list[ssl.SSLContext | None] = []
     problems: list[str] = []
+    listeners = _listener_contexts(config, source, problems)
+    upstreams = _upstream_contexts(config, source, problems)
+    if problems:
+        raise ConfigError(problems)
+    return Contexts(listeners, upstreams)
+
+
+def _listener_contexts(
+    config: Config, source: str, problems: list[str]
+) -> list[ssl.SSLContext | None]:
+    contexts: list[ssl.SSLContext | None] = []
     for index, listener in enumerate(config.listeners):
         try:
             contexts.append(_server_context(listener.tls) if listener.tls else None)
         except (ssl.SSLError, OSError) as exc:
             where = f"listeners[{index}].tls.certificates[0]"
             problems.append(f"{source}: {where}: {_reason(exc)}")
-    if problems:
-        raise ConfigError(problems)
     return contexts
 
 
-def upstream_contexts(config: Config, source: str = "config") -> dict[str, ssl.SSLContext]:
-    """Return a context for each upstream that has TLS, by name.
-
-    Raises:
-        ConfigError: with every file that can't be used.
-    """
-    contexts = {}
-    problems = []
+def _upstream_contexts(
+    config: Config, source: str, problems: list[str]
+) -> dict[str, ssl.SSLContext]:
+    contexts: dict[str, ssl.SSLContext] = {}
+    # The system's CAs take some 20 ms to load, and 2 to forget: once is enough.
+    made: dict[NodeTls, ssl.SSLContext] = {}
     for name, upstream in config.upstreams.items():
         if upstream.tls is None:
             continue
+        files = attrs.evolve(upstream.tls, server_name=None)
         key = "ca_file"
         try:
-            contexts[name] = context = _client_context(upstream.tls)
-            key = "cert_file"
-            _show_certificate(context, upstream.tls)
+            if files not in made:
+                context = _client_context(files)
+                key = "cert_file"
+                _show_certificate(context, files)
+                made[files] = context
+            contexts[name] = made[files]
         except (ssl.SSLError, OSError) as exc:
             problems.append(f"{source}: upstreams.{name}.tls.{key}: {_reason(exc)}")
-    if problems:
-        raise ConfigError(problems)
     return contexts
-
-
-def check_tls(config: Config, source: str) -> None:
-    """Try everything that a configuration says of TLS.
-
-    Raises:
-        ConfigError: with every certificate, key and CA file that can't be used.
-    """
-    problems: list[str] = []
-    for make in (listener_contexts, upstream_contexts):
-        try:
-            make(config, source)
-        except ConfigError as exc:
-            problems += exc.problems
-    if problems:
-        raise ConfigError(problems)
 
 
 def _server_context(tls: ListenerTls) -> ssl.SSLContext:

@@ -10,6 +10,7 @@ from typing import Final
 
 import attrs
 
+from proxy.pool.node import NodeStatistics
 from proxy.wire.closing import Ending
 from proxy.wire.frames import Scanner
 from proxy.wire.tunnel import Side, Tunnel
@@ -50,6 +51,27 @@ class SessionStatistics:
     ending: Ending | None
     from_client: LegStatistics
     from_node: LegStatistics
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamStatistics:
+    """An upstream's nodes, and the requests that wait for one."""
+
+    waiting: int
+    nodes: tuple[NodeStatistics, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A running proxy, in numbers."""
+
+    #: Open connections from clients, and sessions; the requests that are being served are neither.
+    connections: int
+    sessions: int
+    #: How many of the sessions that are over ended how; all there are, of none 0.
+    endings: dict[Ending, int]
+    #: Those too that a reload has taken away, while anybody holds on to them.
+    upstreams: dict[str, UpstreamStatistics]
 
 
 @attrs.frozen

@@ -50,6 +50,8 @@ class Record:
     rtt_node: float | None = None
     tls_time: float | None = None
     head_time: float | None = None
+    #: What the hook on_handshake took.
+    hook_time: float | None = None
     dial_time: float | None = None
     #: From the handshake's way to the node that answered, to its answer.
     upgrade_time: float | None = None

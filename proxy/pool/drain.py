@@ -27,6 +27,17 @@ class DrainDetector:
         self._latest = 0
         self._since: float | None = None
 
+    def reconfigure(self, config: DetectDrain) -> None:
+        """Go by other settings; a node that was found draining still is, unless nobody looks."""
+        if not config.closes:
+            self.over()
+        elif config.window != self._config.window:
+            # What was counted is in slices of another length.
+            self._closes = [0] * _SLICES
+            self._sessions = [0] * _SLICES
+            self._latest = 0
+        self._config = config
+
     def closed_by_node(self, now: float, code: int, sessions: int) -> bool:
         """Count a Close that the node sent first, of a session that is one of `sessions`.
 

@@ -41,6 +41,16 @@ class Health:
         #: When it last came back from being down, None if it never was.
         self.back_since: float | None = None
 
+    def reconfigure(self, probe: Probe, rest: Rest, now: float) -> None:
+        """Go by other settings; what is known stays, as far as it means something to them."""
+        if rest.failures != self._rest.failures:
+            self._recent = deque(self._recent, maxlen=rest.failures)
+        self._probe, self._rest = probe, rest
+        self.rests_until = min(self.rests_until, now + rest.longest)
+        if probe.kind == "none":
+            # Nobody would ever find it well.
+            self.state = "up"
+
     def available(self, now: float) -> bool:
         return self.state == "up" and now >= self.rests_until
 

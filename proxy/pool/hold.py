@@ -22,8 +22,7 @@ class HoldQueue:
     """A bounded queue; whoever is let go is told by the call of its waiter."""
 
     def __init__(self, config: Hold) -> None:
-        self._limit = config.waiting if config.timeout else 0
-        self._rate = config.rate
+        self.reconfigure(config)
         self._pace = Pace(config.rate)
         # A dict, since who leaves is anywhere in the queue.
         self._waiters: dict[Waiter, None] = {}
@@ -32,6 +31,11 @@ class HoldQueue:
         self.left = 0
         #: Let go, and not yet where they were let go to.
         self.under_way = 0
+
+    def reconfigure(self, config: Hold) -> None:
+        """Go by other settings; those who wait keep their places, be they more than may join."""
+        self._limit = config.waiting if config.timeout else 0
+        self._rate = config.rate
 
     def __len__(self) -> int:
         return len(self._waiters)

@@ -69,7 +69,8 @@ class Lease:
 class Node:
     """State of one address in an upstream.
 
-    `joined` is when it was found by its name; None for one that was there from the beginning.
+    `joined` is when it was found, by its name or in a new configuration; None for one that was
+    there from the beginning.
     `freed` is called when others may be asked than before: it takes sessions or does not any more,
     or it was full and has room again.
     """
@@ -83,24 +84,37 @@ class Node:
         joined: float | None = None,
         freed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.config = config
         self.address = address or config.address
         self.name = str(self.address)
-        self.weight = config.weight
-        self.backup = config.backup
         #: Sessions and requests under way.
         self.sessions = 0
         self.admin: Admin = "ready"
-        #: No name stands for it any more.
+        #: It is in the configuration, or in an answer to one of its names.
+        self.wanted = True
+        #: It was, and takes no sessions any more.
         self.gone = False
+        #: Since when the sessions it has should leave; None while they need not.
+        self.empties_since: float | None = None
         self.health = Health(upstream.probe, upstream.rest)
         self.health.back_since = joined
         self.drain = DrainDetector(upstream.detect_drain)
         self.latency = Latency()
         self.freed = freed
-        self._slow_start = upstream.slow_start
+        self._configure(config, upstream)
         #: Smooth weighted round robin's running credit, see `pool.policy`.
         self.credit = 0.0
+
+    def _configure(self, config: NodeConfig, upstream: UpstreamConfig) -> None:
+        self.config = config
+        self.weight = config.weight
+        self.backup = config.backup
+        self._slow_start = upstream.slow_start
+
+    def reconfigure(self, config: NodeConfig, upstream: UpstreamConfig, now: float) -> None:
+        """Go by other settings; what is known of it, and who holds on to it, stays."""
+        self._configure(config, upstream)
+        self.health.reconfigure(upstream.probe, upstream.rest, now)
+        self.drain.reconfigure(upstream.detect_drain)
 
     def takes(self, now: float) -> bool:
         """Whether it may be given a session, if it has room for one."""
@@ -166,6 +180,14 @@ class Node:
     def empties(self) -> bool:
         """Whether the sessions it has should leave."""
         return self.admin == "drain" or self.gone
+
+    def want(self, now: float, *, admin: Admin | None = None, gone: bool | None = None) -> None:
+        """Have it as the operator, or the name that stands for it, wants it from now on."""
+        emptied = self.empties
+        self.admin = self.admin if admin is None else admin
+        self.gone = self.gone if gone is None else gone
+        if self.empties != emptied:
+            self.empties_since = now if self.empties else None
 
     def answered(self, now: float, seconds: float | None = None, *, session: bool = True) -> None:
         """Take notice that it answered a handshake, or a plain request, in so many seconds."""

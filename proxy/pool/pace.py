@@ -1,4 +1,4 @@
-"""So many a second: what is let go, moved or drained leaves at a pace."""
+"""So many a second: what is held, or tried as a last resort, is let go at a pace."""
 
 from __future__ import annotations
 

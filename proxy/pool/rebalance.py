@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from .node import Node
@@ -73,6 +73,17 @@ def _fair(nodes: Sequence[Node], now: float) -> dict[Node, float]:
         fair |= full or parts
         left -= sum(full.values())
     return fair
+
+
+def choose_surplus(
+    sessions: Mapping[Node, Iterable[M]], excess: Mapping[Node, int], count: int, now: float
+) -> list[M]:
+    """Return up to `count` sessions to move, of the nodes that have too many: the fullest first."""
+    chosen: list[M] = []
+    for node in sorted(excess, key=lambda node: -excess[node]):
+        left = min(count - len(chosen), excess[node])
+        chosen += choose(sessions.get(node, ()), left, now)
+    return chosen
 
 
 def choose(sessions: Iterable[M], count: int, now: float) -> list[M]:

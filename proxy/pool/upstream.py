@@ -39,9 +39,9 @@ class Upstream:
             if not needs_resolving(node.address)
         ]
         self.hold: HoldQueue = HoldQueue(config.hold)
-        self.changed: Callable[[], None] = lambda: None
-        #: What each name stands for; one address may have several.
-        self._answers: dict[Address, set[Address]] = {}
+        self.changed: Callable[[], None] = _nobody
+        #: What each name stands for; one address may have several.  None: it is new, nobody knows.
+        self._answers: dict[Address, dict[Address, None] | None] = {}
         self._random = random
         self._last_resorts = Pace(LAST_RESORTS)
         self._policy = POLICIES[config.balance]
@@ -165,7 +165,7 @@ class Upstream:
         """Have a node as the operator wants it; back from being out it starts slowly."""
         if admin == "ready" and node.admin != "ready":
             node.health.back_since = now
-        node.admin = admin
+        node.want(now, admin=admin)
         self.changed()
 
     def resolved(self, config: NodeConfig, addresses: Iterable[Address], now: float) -> bool:
@@ -173,35 +173,99 @@ class Upstream:
 
         Returns whether anything is new.
         """
-        known = {node.address: node for node in self.nodes}
         # Those that are there at the start of the proxy are not warmed: all would be alike.
         joined = now if config.address in self._answers else None
         # Their order is a random one, which a set would not keep.
-        in_order = dict.fromkeys(addresses)
-        self._answers[config.address] = set(in_order)
-        all_wanted = set().union(*self._answers.values())
-        new = False
-        for address in in_order:
-            node = known.get(address)
-            if node is None:
-                self.nodes.append(self._join(config, address, joined))
-                new = True
-            elif node.gone:
-                node.gone, node.health.back_since = False, now
-                new = True
-        for node in self.nodes:
-            named = needs_resolving(node.config.address)
-            if named and node.address not in all_wanted and not node.gone:
-                node.gone = True
-                new = True
-        self.forget_gone()
+        self._answers[config.address] = dict.fromkeys(addresses)
+        new = self._arrange(now, joined)
         if new:
             self.changed()
         return new
 
-    def forget_gone(self) -> None:
-        """Drop nodes that are gone and that nobody holds on to."""
+    def reconfigure(self, config: UpstreamConfig, now: float) -> None:
+        """Go by another configuration.
+
+        By address, nodes keep what is known of them and who holds on to them.  New ones join as a
+        name's new address does, and those that vanished are gone as those are.  Whoever waits does
+        so in the same place.
+        """
+        known = {node.address for node in self.config.nodes}
+        self._answers = {
+            node.address: self._answers.get(node.address)
+            for node in config.nodes
+            # A name that nobody has answered for since the beginning is as it was then.
+            if node.address in self._answers
+            or (needs_resolving(node.address) and node.address not in known)
+        }
+        self.config = config
+        self._policy = POLICIES[config.balance]
+        self.hold.reconfigure(config.hold)
+        self._arrange(now, now)
+        self.changed()
+
+    def _wanted(self) -> dict[Address, NodeConfig]:
+        """Return every address that should be a node, and where its settings stand.
+
+        What stands there as an address goes before the names that stand for it.
+        """
+        nodes = self.config.nodes
+        wanted = {node.address: node for node in nodes if not needs_resolving(node.address)}
+        for node in nodes:
+            for address in self._answers.get(node.address) or ():
+                wanted.setdefault(address, node)
+        return wanted
+
+    def _arrange(self, now: float, joined: float | None) -> bool:
+        """Have those for nodes who are wanted; return whether anybody joins or is to leave."""
+        wanted = self._wanted()
+        before = {node.address for node in self.nodes if node.wanted}
+        for node in self.nodes:
+            node.wanted = node.address in wanted
+            node.reconfigure(wanted.get(node.address, node.config), self.config, now)
+            if node.wanted and node.gone:
+                node.want(now, gone=False)
+                node.health.back_since = now
+        known = {node.address for node in self.nodes}
+        self.nodes += [
+            self._join(config, address, joined)
+            for address, config in wanted.items()
+            if address not in known
+        ]
+        self._let_go(now)
+        return before != wanted.keys()
+
+    def _let_go(self, now: float) -> bool:
+        """Have those gone who are not wanted, and drop them if nobody holds on to them.
+
+        Not before something is known of those who come in their place: a name may stand for the
+        same addresses, and of new nodes none takes a session before its first probe.
+        """
+        news = any(answer is None for answer in self._answers.values()) or any(
+            node.wanted and node.health.state == "unknown" for node in self.nodes
+        )
+        leaving = [] if news else [n for n in self.nodes if not (n.wanted or n.gone)]
+        for node in leaving:
+            node.want(now, gone=True)
         self.nodes = [node for node in self.nodes if not node.gone or node.sessions]
+        return bool(leaving)
+
+    def forget_gone(self, now: float) -> None:
+        """Let nodes go that had to stay for others to come; drop those that nobody holds on to."""
+        if self._let_go(now):
+            self.changed()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody holds on to a node, or waits for one."""
+        waiting = len(self.hold) + self.hold.under_way
+        return bool(waiting) or any(node.sessions for node in self.nodes)
+
+    def end(self) -> None:
+        """Tell nobody anything any more: it is forgotten, but for who may still hold on to it."""
+        # Its nodes know it: together they would be a cycle, for the garbage collector to find.
+        self.changed = _nobody
+        for node in self.nodes:
+            node.freed = _nobody
 
     def nobody(self, now: float) -> NoNode:
         """Return the error of a request for which there is nobody to ask."""
@@ -211,6 +275,10 @@ class Upstream:
             status=self.config.unavailable_status,
             retry_after=max(1, math.ceil(soonest)),
         )
+
+
+def _nobody() -> None:
+    """Stand in for whoever would be told."""
 
 
 def needs_resolving(address: Address) -> bool:

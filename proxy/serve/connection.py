@@ -5,8 +5,9 @@ This is the only file that knows the whole story; each step of it lives elsewher
     TLS, request head       io.transport, io.http1    under one deadline
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
-    lease, dial, upgrade    serve.reach, io.dial      the next node on failure; nothing sent so far
-    101 to the client       wire.handshake            only after the node's own was checked
+    a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
+    lease, dial, upgrade    serve.reach, .upgrade     the next node on failure; nothing sent so far
+    101 to the client       serve.upgrade             only after the node's own was checked
     splice                  io.splice, wire.tunnel    until both ends are done
     account                 observe.record            one record, whatever happened
 """
@@ -20,48 +21,27 @@ import h11
 import trio
 
 from proxy.config.model import Listener
-from proxy.config.route import Route
 from proxy.errors import (
     ClientGone,
     Draining,
     Full,
     InternalError,
-    NodeUnwilling,
     Refusal,
     RequestTimeout,
-    ResponseTimeout,
 )
-from proxy.io.http1 import ClientHttp, NodeHttp
-from proxy.io.terms import Terms
+from proxy.io.http1 import ClientHttp
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
-from proxy.pool.upstream import Upstream
 from proxy.wire import handshake
 from proxy.wire.headers import ClientFacts, get
-from proxy.wire.keys import hash_key
-from proxy.wire.tunnel import Tunnel
 
-from .admission import Place
-from .forward import Forward, relay_response
-from .reach import Attempt, Reach
+from .forward import Forward
+from .hooked import HookedSession, tell_closed
+from .reach import key_of
 from .service import Service
-
-
-@attrs.frozen
-class Established:
-    """A handshake that both sides have finished: all that a session needs of what went before."""
-
-    record: Record
-    node: trio.abc.Stream
-    early: tuple[bytes, bytes]
-    tunnel: Tunnel
-    terms: Terms
-    route: Route
-    #: Has the lease and the node's connection.
-    attempt: Attempt
-    place: Place
+from .upgrade import Established, Upgrading
 
 
 @attrs.define
@@ -78,6 +58,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until one of us hangs up."""
+        established = None
         try:
             established = await self._serve_requests()
             if established is not None:
@@ -86,7 +67,12 @@ class Connection:
             # Its record says so.
             return
         finally:
-            await self._hang_up()
+            try:
+                await self._hang_up()
+            finally:
+                if established is not None and established.hooks is not None:
+                    limit = self.service.config.timeouts.hook
+                    await tell_closed(established.hooks, established.record, limit)
 
     async def _serve_requests(self) -> Established | None:
         """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
@@ -127,12 +113,15 @@ class Connection:
         """Relay frames until both sides are done, and account for it."""
         record, tunnel = established.record, established.tunnel
         started = trio.current_time()
-        relay = self.service.relay(self.stream, established.node, tunnel, established.terms)
+        attempt, route, hooks = established.attempt, established.route, established.hooks
+        relay = self.service.relay(self.stream, established.node, tunnel, route)
         try:
-            attempt = established.attempt
-            route = established.route
             with self.service.live(relay, record, route, attempt.upstream, attempt.node):
-                await relay.run(established.early)
+                if hooks is None:
+                    await relay.run(established.early)
+                else:
+                    limit = self.service.config.timeouts.hook
+                    await HookedSession(relay, hooks, record, limit).run(established.early)
         finally:
             if not tunnel.ending:
                 tunnel.ending = "cancelled"
@@ -180,6 +169,8 @@ class Exchange:
         established = None
         try:
             await self._wait(deadline)
+            # It may have waited for long.
+            self._timeouts = self._service.config.timeouts
             if not self._first:
                 deadline = trio.current_time() + self._timeouts.handshake
             with self._service.under_way:
@@ -257,19 +248,13 @@ class Exchange:
             self._connection.listener, record.host, record.target, websocket=websocket
         )
         record.route, record.upstream = route.name, route.upstream
+        facts, upstream = self._facts(), self._service.upstreams[route.upstream]
         if websocket:
-            return await self._upgrade(request, route)
+            way = route, upstream
+            return await Upgrading(self._service, self._http, request, record, *way, facts).run()
         forward = Forward(self._service, self._http, request, record)
-        upstream = self._service.upstreams[route.upstream]
-        await forward.run(upstream, self._facts(), self._key(upstream, request))
+        await forward.run(upstream, facts, key_of(upstream, request, facts))
         return None
-
-    def _key(self, upstream: Upstream, request: h11.Request) -> bytes:
-        """Return what the policy `hash` goes by; for the others it is no matter."""
-        if upstream.config.balance != "hash":
-            return b""
-        address, headers = self._facts().address, request.headers.raw_items()
-        return hash_key(upstream.config.hash_on, address, request.target, headers)
 
     def _facts(self) -> ClientFacts:
         connection = self._connection
@@ -279,90 +264,3 @@ class Exchange:
             port=connection.port,
             request_id=self._record.id,
         )
-
-    async def _upgrade(self, request: h11.Request, route: Route) -> Established | None:
-        """Put a WebSocket handshake to a node, and its answer to the client."""
-        upgrade = handshake.check_upgrade(
-            request.method,
-            request.target,
-            request.http_version,
-            request.headers.raw_items(),
-            route.origins,
-        )
-        # h11 sees the end of the request before it lets go of HTTP.
-        if await self._http.read_body() is not None:
-            raise AssertionError("a handshake was checked to have no body")
-        place = self._service.admit(route, self._facts().address)
-        established = None
-        try:
-            established = await self._establish(request, upgrade, route, place)
-        finally:
-            if established is None:
-                place.release()
-        return established
-
-    async def _establish(
-        self, request: h11.Request, upgrade: handshake.Upgrade, route: Route, place: Place
-    ) -> Established | None:
-        upstream = self._service.upstreams[route.upstream]
-        facts = self._facts()
-
-        async def ask(attempt: Attempt) -> tuple[NodeHttp, Answer]:
-            return await self._ask(attempt, upgrade, facts)
-
-        reach = Reach(
-            self._service,
-            upstream,
-            self._record,
-            key=self._key(upstream, request),
-            hung_up=self._http.wait_hang_up,
-        )
-        attempt, (node, answer) = await reach.ask(ask)
-        established = None
-        try:
-            if answer.status_code >= 500:
-                upstream.note(attempt.node, NodeUnwilling(node.node), trio.current_time())
-            else:
-                session = answer.status_code == 101
-                asked_time = self._record.asked_time
-                attempt.node.answered(trio.current_time(), asked_time, session=session)
-            if isinstance(answer, h11.Response):
-                limit = self._timeouts.body
-                await relay_response(node, answer, self._http, self._record, limit=limit)
-                return None
-            if self._service.draining:
-                raise Draining
-            early = (self._http.early_data(), node.early_data())
-            self._record.status = 101
-            await self._http.send(answer)
-            terms = self._service.terms(route)
-            tunnel = terms.make_tunnel(handshake.reserved_bits(answer.headers.raw_items()))
-            established = Established(
-                self._record, node.stream, early, tunnel, terms, route, attempt, place
-            )
-            return established
-        finally:
-            if established is None:
-                await attempt.release()
-
-    async def _ask(
-        self, attempt: Attempt, upgrade: handshake.Upgrade, facts: ClientFacts
-    ) -> tuple[NodeHttp, Answer]:
-        """Ask one node for the upgrade; return its refusal, or the client's 101."""
-        node = await attempt.dial()
-        started = trio.current_time()
-        response: Answer | None = None
-        with trio.move_on_after(attempt.limit(self._timeouts.upgrade)):
-            await node.send(handshake.node_request(upgrade, facts))
-            response = await node.read_response()
-        if response is None:
-            raise ResponseTimeout(node.node)
-        self._record.upgrade_time = trio.current_time() - started
-        if response.status_code == 101:
-            return node, handshake.client_response(upgrade, response.headers.raw_items(), node.node)
-        if response.status_code in (502, 503, 504) and attempt.others:
-            raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
-        return node, response
-
-
-Answer = h11.Response | h11.InformationalResponse

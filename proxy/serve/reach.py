@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
+import h11
 import trio
 
 from proxy.errors import ClientGone, Draining, HoldFull, NodeError, Refusal
@@ -22,10 +23,20 @@ from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
 from proxy.pool.node import Lease, Node
 from proxy.pool.upstream import Upstream
+from proxy.wire.headers import ClientFacts
+from proxy.wire.keys import hash_key
 
 from .service import Service
 
 T = TypeVar("T")
+
+
+def key_of(upstream: Upstream, request: h11.Request, facts: ClientFacts) -> bytes:
+    """Return what the policy `hash` goes by; for the others it is no matter."""
+    if upstream.config.balance != "hash":
+        return b""
+    headers = request.headers.raw_items()
+    return hash_key(upstream.config.hash_on, facts.address, request.target, headers)
 
 
 @attrs.define(eq=False)
@@ -73,7 +84,8 @@ class Reach:
     """One request on its way to a node.
 
     `key` is what the policy `hash` goes by.  `hung_up` returns when the client has gone, for a
-    request that waits.  `repeatable` says whether another node may be asked after an error.
+    request that waits.  `repeatable` says whether another node may be asked after an error.  `only`
+    is the address of the one node that may be asked, None: any; for that one nobody waits.
     """
 
     service: Service
@@ -82,6 +94,7 @@ class Reach:
     key: bytes = b""
     hung_up: Callable[[], Awaitable[object]] = trio.sleep_forever
     repeatable: Callable[[NodeError], bool] = lambda error: error.retry
+    only: str | None = None
     _deadline: float = attrs.field(init=False)
     _held_until: float | None = attrs.field(init=False, default=None)
     _tried: list[Node] = attrs.field(init=False, factory=list)
@@ -129,6 +142,8 @@ class Reach:
     async def _next(self, error: NodeError | None) -> Node | None:
         """Return the node to ask, waiting for one if need be; None if that was in vain."""
         upstream = self.upstream
+        if self.only is not None:
+            return None if error else self._only_node(self.only)
         first = bool(self._tried) or upstream.admits(trio.current_time())
         while True:
             now = trio.current_time()
@@ -140,6 +155,13 @@ class Reach:
             if not await self._hold():
                 return None
             first = True
+
+    def _only_node(self, address: str) -> Node | None:
+        now = trio.current_time()
+        for node in self.upstream.nodes:
+            if node.name == address and node.takes(now) and node.room:
+                return node
+        return None
 
     async def _hold(self) -> bool:
         """Wait in the queue; return whether there is a node now, False when the time is over."""
@@ -177,23 +199,12 @@ class Reach:
 
     async def _wait(self, let_go: trio.Event, until: float) -> bool:
         """Return whether the client has gone."""
-        gone = False
-
-        async def watch() -> None:
-            nonlocal gone
-            await self.hung_up()
-            gone = True
-            nursery.cancel_scope.cancel()
-
         with trio.move_on_at(until):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch)
-                await let_go.wait()
-                nursery.cancel_scope.cancel()
-        return gone
+            return await gone_before(self.hung_up, let_go.wait)
+        return False
 
     def _last_resort(self) -> Node | None:
-        if self.upstream.config.panic == "refuse":
+        if self.only is not None or self.upstream.config.panic == "refuse":
             return None
         return self.upstream.last_resort(trio.current_time(), self._tried)
 
@@ -204,7 +215,8 @@ class Reach:
         self._tried.append(node)
         record = self.record
         record.node, record.attempts = node.name, record.attempts + 1
-        others = self.upstream.any_left(trio.current_time(), self._tried)
+        now = trio.current_time()
+        others = self.only is None and self.upstream.any_left(now, self._tried)
         lease = node.lease()
         return Attempt(self.service, self.upstream, lease, node, record, self._deadline, others)
 
@@ -217,3 +229,22 @@ class Reach:
             self.upstream.note(node, error, now)
         if late or not self.repeatable(error):
             raise error
+
+
+async def gone_before(
+    hung_up: Callable[[], Awaitable[object]], done: Callable[[], Awaitable[object]]
+) -> bool:
+    """Wait for something to be done, or for the client to hang up; return whether it was that."""
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await hung_up()
+        gone = True
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await done()
+        nursery.cancel_scope.cancel()
+    return gone

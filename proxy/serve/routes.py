@@ -18,6 +18,11 @@ class Routes:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = sorted(routes, key=_specificity)
+        self._keys = frozenset(route.key for route in routes)
+
+    def __contains__(self, route: Route) -> bool:
+        """Whether there is a route for the same requests, whatever else it says."""
+        return route.key in self._keys
 
     def match(self, listener: Listener, host: str, target: str, *, websocket: bool) -> Route:
         """Return the route for a request; `target` is in origin form, `host` may have a port.

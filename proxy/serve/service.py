@@ -5,35 +5,42 @@ from __future__ import annotations
 import itertools
 import secrets
 import select
+import ssl
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from random import Random
+from weakref import WeakKeyDictionary
 
+import attrs
 import trio
 
 from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.io.dial import NodeSecurity, dial
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splice
 from proxy.io.splicer import Splicer
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
-from proxy.io.tls import listener_contexts, upstream_contexts
+from proxy.io.tls import Contexts, make_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
-from proxy.observe.live import Look, SessionStatistics
 from proxy.observe.record import Record
 from proxy.pool.node import Node
+from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
-from proxy.wire.closing import NO_STATUS, Ending
+from proxy.wire.closing import Ending
 from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
 
 from .admission import Admission, Place
+from .hooks import Hooks, check_hooks
+from .leave import Drain, DrainProgress, Leave, turns
 from .routes import Routes
+from .session import SHUTDOWN, Session
 
 
 class Gauge:
@@ -58,153 +65,108 @@ class Gauge:
             await self._none.wait()
 
 
-class Session:
-    """One live WebSocket session."""
-
-    __slots__ = (
-        "_age_factor",
-        "_look",
-        "_seen",
-        "_service",
-        "node",
-        "opened",
-        "quiet_since",
-        "record",
-        "relay",
-        "removed",
-        "route",
-        "upstream",
-    )
-
-    def __init__(
-        self,
-        service: Service,
-        relay: Relay,
-        record: Record,
-        route: Route,
-        upstream: Upstream,
-        node: Node,
-    ) -> None:
-        self._service = service
-        self.relay = relay
-        self.record = record
-        #: As it was when the session began.
-        self.route = route
-        self.upstream = upstream
-        self.node = node
-        #: Its route is in the configuration no more.
-        self.removed = False
-        #: Times of the clock; `quiet_since` is as `observe` has found it.
-        self.opened = trio.current_time()
-        self.quiet_since = self.opened
-        self._seen = 0
-        self._look = Look(self.opened)
-        # Sessions that began together should not be moved together.
-        self._age_factor = service.random.uniform(0.9, 1.1)
-
-    def __enter__(self) -> None:
-        self._service.sessions.add(self)
-        self._service.under_way.__enter__()
-        self.relay.on_ending = self._ending
-        if self._service.draining:
-            say_goodbye(self)
-
-    def __exit__(self, *_: object) -> None:
-        self._service.sessions.discard(self)
-        self._service.under_way.__exit__()
-        # Else each session would be a cycle, for the garbage collector to find.
-        self.relay.on_ending = None
-
-    def _ending(self) -> None:
-        """Tell the pool what the node did, when it does it: all its sessions may be next."""
-        tunnel, now = self.relay.tunnel, trio.current_time()
-        if tunnel.ending == "node_closed":
-            code = tunnel.legs[Side.NODE].received or NO_STATUS
-            self.upstream.closed_by_node(self.node, code, now)
-        elif tunnel.ending == "node_lost":
-            self.upstream.lost_by_node(self.node)
-
-    @property
-    def is_ending(self) -> bool:
-        return self.relay.tunnel.ending is not None
-
-    @property
-    def is_between_messages(self) -> bool:
-        """Whether a Close now would cut no message short."""
-        return not any(s.left or s.fragmented for s in self.relay.tunnel.scanners)
-
-    def observe(self, now: float) -> None:
-        """Look at its counters, to know later how long they have stood still."""
-        seen = sum(scanner.bytes for scanner in self.relay.tunnel.scanners)
-        if seen != self._seen:
-            self._seen, self.quiet_since = seen, now
-
-    def statistics(self, now: float) -> SessionStatistics:
-        """Return what can be seen of it at this moment."""
-        self.observe(now)
-        relay, record = self.relay, self.record
-        held = relay.held(Side.CLIENT), relay.held(Side.NODE)
-        client, node = self._look.legs(relay.tunnel, now, held, relay.rtts)
-        return SessionStatistics(
-            id=record.id,
-            client=record.client,
-            listener=record.listener,
-            route=record.route,
-            upstream=self.upstream.name,
-            node=self.node.name,
-            age=now - self.opened,
-            quiet=now - self.quiet_since,
-            ending=relay.tunnel.ending,
-            from_client=client,
-            from_node=node,
-        )
-
-    def age(self, now: float) -> float:
-        """Return the seconds since it began, give or take a tenth, always the same for one."""
-        return (now - self.opened) * self._age_factor
-
-    def move(self, reason: str) -> None:
-        """Have the client come back, to another node."""
-        self.relay.close("moved", 1012, 1001, reason)
-
-
 class Service:
     """The shared state of a running proxy.
 
     `on_record` is called with every finished record; by default they go to the access log.
+    `hooks` are by their route's name.
 
     Raises:
-        ConfigError: a certificate, key or CA file cannot be used.
+        ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
     """
 
     def __init__(
-        self, config: Config, *, on_record: Callable[[Record], object] | None = None
+        self,
+        config: Config,
+        *,
+        on_record: Callable[[Record], object] | None = None,
+        hooks: Mapping[str, Hooks] | None = None,
     ) -> None:
-        self.config = config
-        self.routes = Routes(config.routes)
-        self.listener_contexts = listener_contexts(config)
+        self.hooks = dict(hooks or {})
         self.random = Random()
-        self.upstreams = {
-            name: Upstream(name, one, self.random) for name, one in config.upstreams.items()
-        }
-        self.head_limits = HeadLimits(
-            config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
-        )
+        self.upstreams: dict[str, Upstream] = {}
+        #: Those that are in the configuration no more, while anybody holds on to them.
+        self.removed: dict[str, Upstream] = {}
+        self._upstream_contexts: WeakKeyDictionary[Upstream, ssl.SSLContext] = WeakKeyDictionary()
+        check_hooks(self.hooks, config.routes)
+        contexts = make_contexts(config)
+        self._go_by(config, contexts, self.new_upstreams(config, contexts))
         self.sessions: set[Session] = set()
         #: Of the sessions that were, how many ended how.
         self.endings: Counter[Ending] = Counter()
         self.draining = False
+        #: What is being emptied, by its cause.
+        self.leaving: dict[Hashable, Drain] = {}
         self.on_record = on_record or log.access
-        self._upstream_contexts = upstream_contexts(config)
         self._splicer: Splicer | None = None
         #: By a route's name: they outlive its settings.
         self._admissions: defaultdict[str, Admission] = defaultdict(Admission)
         self.timers = Timers()
-        #: By a route's identity: its hash would cost more than it saves.
-        self._terms: dict[int, Terms] = {}
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
         #: The requests and sessions that are being served; a drain waits for them.
         self.under_way = Gauge()
+
+    def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
+        self.config = config
+        self.contexts = contexts
+        self.routes = Routes(config.routes)
+        self.head_limits = HeadLimits(
+            config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
+        )
+        self.upstreams = {name: upstreams[name] for name in config.upstreams}
+        self.removed = {name: one for name, one in upstreams.items() if name not in self.upstreams}
+        for name, context in contexts.upstreams.items():
+            self._upstream_contexts[self.upstreams[name]] = context
+        #: By a route's identity: its hash would cost more than it saves.  The route is here, lest
+        #: another one come to have its identity.
+        self._terms: dict[int, tuple[Route, Terms]] = {}
+
+    def new_upstreams(self, config: Config, contexts: Contexts) -> dict[str, Upstream]:
+        """Make those that a configuration adds; no request finds one before `reconfigure`."""
+        known = self.upstreams.keys() | self.removed.keys()
+        new = {
+            name: Upstream(name, one, self.random)
+            for name, one in config.upstreams.items()
+            if name not in known
+        }
+        for name in new.keys() & contexts.upstreams.keys():
+            self._upstream_contexts[new[name]] = contexts.upstreams[name]
+        return new
+
+    def reconfigure(
+        self, config: Config, contexts: Contexts, new: dict[str, Upstream], now: float
+    ) -> int:
+        """Go by another configuration; what is under way goes on as it began.
+
+        `new` are the upstreams that it adds; one that was removed before is taken up again.
+        Returns how many sessions have lost their route, or their node, by it.
+        """
+        known = self.upstreams | self.removed
+        wanted = [node for upstream in known.values() for node in upstream.nodes if node.wanted]
+        for name in known.keys() & config.upstreams.keys():
+            if known[name].config != config.upstreams[name]:
+                known[name].reconfigure(config.upstreams[name], now)
+        self._go_by(config, contexts, known | new)
+        names = {route.name for route in config.routes}
+        for name in [*self._admissions]:
+            if name not in names and not self._admissions[name].sessions:
+                del self._admissions[name]
+        return self._note_removed({node for node in wanted if not node.wanted})
+
+    def _note_removed(self, lost: set[Node]) -> int:
+        """Tell sessions whether their route and upstream are there; count who has lost one."""
+        affected = 0
+        # There are many more sessions than routes, and all else waits meanwhile.
+        there: dict[int, bool] = {}
+        for session in self.sessions:
+            key = id(session.route)
+            if key not in there:
+                there[key] = session.route in self.routes
+            was = session.removed
+            session.removed = not there[key] or session.upstream.name in self.removed
+            if (session.removed and not was) or session.node in lost:
+                affected += 1
+        return affected
 
     def next_id(self) -> str:
         """Return a name for a request: unique, and not to be guessed from another process's."""
@@ -214,7 +176,7 @@ class Service:
         """Return the TLS towards a node; the name that it has to prove is the configured one."""
         if (tls := upstream.config.tls) is None:
             return None
-        context = self._upstream_contexts[upstream.name]
+        context = self._upstream_contexts[upstream]
         return NodeSecurity(context, tls.server_name or node.config.address.host)
 
     async def dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
@@ -222,11 +184,15 @@ class Service:
         return await dial(node.address, self.security(upstream, node), limit=limit)
 
     def relay(
-        self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel, terms: Terms
+        self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel, route: Route
     ) -> Relay:
-        """Return the best relay for two streams."""
-        # Sessions that began together should not all be pinged together.
-        stagger = self.random.random()
+        """Return the best relay for two streams, or the one that shows messages to a hook."""
+        terms, timers = self.terms(route), self.timers
+        # Those that began together should not all be pinged together, nor one that has just begun.
+        stagger = self.random.uniform(0.5, 1.0)
+        hooks = self.hooks.get(route.name)
+        if hooks is not None and hooks.on_message is not None:
+            return MessageRelay(client, node, tunnel, terms, timers, stagger=stagger)
         if (
             self._splicer is not None
             and isinstance(client, SocketTransport)
@@ -247,10 +213,14 @@ class Service:
 
     def terms(self, route: Route) -> Terms:
         """Return the settings of a route's sessions."""
-        terms = self._terms.get(id(route))
-        if terms is None:
-            terms = self._terms[id(route)] = Terms.of(route, self.config.timeouts.close)
-        return terms
+        if id(route) not in self._terms:
+            terms = Terms.of(route, self.config.timeouts.close)
+            hooks = self.hooks.get(route.name)
+            if hooks is not None and hooks.on_message is not None:
+                # Its messages are judged as they come; the tunnel sees what a hook made of them.
+                terms = attrs.evolve(terms, make_tunnel=lambda reserved: Tunnel())
+            self._terms[id(route)] = route, terms
+        return self._terms[id(route)][1]
 
     async def run_splicer(self) -> None:
         """Serve sessions over sockets the fast way, for as long as this runs.
@@ -269,23 +239,53 @@ class Service:
         self, relay: Relay, record: Record, route: Route, upstream: Upstream, node: Node
     ) -> Session:
         """Return a session that is listed, and counted as under way, within its `with` block."""
-        return Session(self, relay, record, route, upstream, node)
+        session = Session(self, relay, record, route, upstream, node)
+        # They may have been taken away while it was on its way here.
+        session.removed = route not in self.routes or upstream.name in self.removed
+        return session
+
+    def doubt(self, node: Node) -> None:
+        """Have a node's sessions pinged now: it may be frozen, and they need not wait for that."""
+        for session in self.sessions:
+            if session.node is node:
+                session.relay.doubt(Side.NODE)
+
+    def goes_on(self) -> bool:
+        """Whether sessions are moved still, and not all sent away."""
+        return not self.draining
 
     async def drain(self) -> None:
-        """Refuse what is new, close sessions at an even pace, wait for all that is under way."""
+        """Refuse what is new, have all sessions leave, wait for all that is under way."""
         self.draining = True
-        for upstream in self.upstreams.values():
+        for upstream in (*self.upstreams.values(), *self.removed.values()):
             upstream.hold.release_all()
-        sessions = list(self.sessions)
-        shutdown, start = self.config.shutdown, trio.current_time()
+        shutdown, started = self.config.shutdown, trio.current_time()
+        # The last closing handshakes should be over at the deadline.
         time = max(shutdown.deadline - self.config.timeouts.close, shutdown.deadline / 2)
-        rate = max(shutdown.rate, len(sessions) / time)
-        for index, session in enumerate(sessions):
-            await trio.sleep_until(start + index / rate)
-            say_goodbye(session)
-        await self.under_way.wait_none()
+        drain = Drain(
+            "shutdown",
+            SHUTDOWN,
+            Schedule(shutdown.jitter, self.random.random),
+            self.sessions,
+            started=started,
+            deadline=started + time,
+        )
 
+        def plan(now: float, until: float) -> list[Leave]:
+            for session in self.sessions:
+                session.observe(now)
+            drain.look(self.sessions)
+            drain.turn(now, until, shutdown.rate)
+            return [drain]
 
-def say_goodbye(session: Session) -> None:
-    """Ask both sides of a session to leave: the client for another proxy, the node for good."""
-    session.relay.close("shutdown", 1012, 1001, "shutting down")
+        self.leaving = {"shutdown": drain}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns, plan)
+            await self.under_way.wait_none()
+            nursery.cancel_scope.cancel()
+        self.leaving.clear()
+        drain.end(trio.current_time())
+
+    def drains(self) -> list[DrainProgress]:
+        """Return how far those drains have come that are under way."""
+        return [drain.progress for drain in self.leaving.values()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
@@ -46,19 +48,25 @@ class WebSocket:
         self._sending = trio.Lock()
 
     @classmethod
-    async def connect(cls, stream: trio.abc.Stream, host: str, target: str) -> WebSocket:
-        """Shake hands as a client.
+    async def connect(
+        cls,
+        stream: trio.abc.Stream,
+        host: str,
+        target: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> WebSocket:
+        """Shake hands as a client; `headers` are sent besides those that it takes.
 
         Raises:
             Rejected: the answer was not a 101.
             Closed: there was no answer.
         """
         self = cls(stream, ConnectionType.CLIENT)
-        await self._send(Request(host=host, target=target))
+        await self._send(Request(host=host, target=target, extra_headers=list(headers)))
         answer = await self._next_event()
         if isinstance(answer, RejectConnection):
-            headers = {name.decode().lower(): value.decode() for name, value in answer.headers}
-            raise Rejected(answer.status_code, headers)
+            told = {name.decode().lower(): value.decode() for name, value in answer.headers}
+            raise Rejected(answer.status_code, told)
         assert isinstance(answer, AcceptConnection)
         return self
 

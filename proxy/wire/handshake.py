@@ -21,7 +21,16 @@ from wsproto.utilities import RemoteProtocolError, generate_accept_token
 
 from proxy.errors import BadUpgrade, BadUpgradeResponse, OriginDenied, WrongVersion
 
-from .headers import ClientFacts, Headers, end_to_end, get, request_headers, tokens
+from .headers import (
+    Changes,
+    ClientFacts,
+    Headers,
+    changed,
+    end_to_end,
+    get,
+    request_headers,
+    tokens,
+)
 
 _OWN = frozenset((b"sec-websocket-accept", b"upgrade", b"connection", b"content-length"))
 
@@ -35,6 +44,13 @@ class Upgrade:
     accept: bytes
     subprotocols: tuple[bytes, ...]
     extensions: tuple[bytes, ...]
+    #: What the request to a node says otherwise.
+    changes: Changes = ()
+
+    def without_extensions(self) -> Upgrade:
+        """Return it as if the client had offered none."""
+        changes = (*self.changes, (b"Sec-WebSocket-Extensions", None))
+        return attrs.evolve(self, extensions=(), changes=changes)
 
 
 def wants_websocket(headers: Headers) -> bool:
@@ -115,6 +131,7 @@ def node_request(upgrade: Upgrade, facts: ClientFacts) -> h11.Request:
     """Return the handshake as a node gets it: the client's own, with this hop's headers ours."""
     kept = request_headers(upgrade.headers, facts)
     kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
+    kept = changed(kept, upgrade.changes) if upgrade.changes else kept
     headers = [*kept, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     return h11.Request(method=b"GET", target=upgrade.target, headers=headers)
 

@@ -25,6 +25,8 @@ from proxy.errors import (
 )
 
 Headers = list[tuple[bytes, bytes]]
+#: Headers to be set anew; None: to be left out.
+Changes = tuple[tuple[bytes, bytes | None], ...]
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
@@ -178,3 +180,10 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
         (b"X-Forwarded-Port", b"%d" % facts.port),
         (b"X-Request-Id", facts.request_id.encode()),
     ]
+
+
+def changed(headers: Headers, changes: Changes) -> Headers:
+    """Return headers where what is given under a name takes the place of all that stood there."""
+    names = {name.lower() for name, _ in changes}
+    kept = [pair for pair in headers if pair[0].lower() not in names]
+    return kept + [(name, value) for name, value in changes if value is not None]

@@ -22,20 +22,21 @@ def hash_key(source: str, address: str, target: bytes, headers: Headers) -> byte
         case "header":
             key = get(headers, name.lower().encode()) or b""
         case "cookie":
-            key = _cookie(headers, name.encode())
+            key = cookie(headers, name.encode()) or b""
         case _:
             key = _parameter(target, name)
     return key[:LONGEST]
 
 
-def _cookie(headers: Headers, wanted: bytes) -> bytes:
+def cookie(headers: Headers, wanted: bytes) -> bytes | None:
+    """Return the value of the first cookie of that name."""
     for header, value in headers:
         if header.lower() == b"cookie":
             for pair in value.split(b";"):
                 name, _, content = pair.strip().partition(b"=")
                 if name == wanted:
                     return content
-    return b""
+    return None
 
 
 def _parameter(target: bytes, wanted: str) -> bytes:

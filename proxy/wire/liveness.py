@@ -21,6 +21,7 @@ from typing import Final
 import attrs
 
 from .closing import Ending
+from .frames import Scanner
 from .tunnel import Side, Tunnel
 
 #: What a ping of ours says; peers, and their captures, may see whose it is.
@@ -81,12 +82,23 @@ class Pulse:
 
 
 class Liveness:
-    """The life of one session; `first` staggers its pings: a fraction of the first interval."""
+    """The life of one session; `first` staggers its pings: a fraction of the first interval.
 
-    __slots__ = ("_data", "_data_at", "_numbers", "_patience", "_tunnel", "legs")
+    `scanners` see what comes from the client and from the node.
+    """
 
-    def __init__(self, tunnel: Tunnel, patience: Patience, now: float, first: float = 1.0) -> None:
+    __slots__ = ("_data", "_data_at", "_numbers", "_patience", "_scanners", "_tunnel", "legs")
+
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        scanners: tuple[Scanner, Scanner],
+        patience: Patience,
+        now: float,
+        first: float = 1.0,
+    ) -> None:
         self._tunnel = tunnel
+        self._scanners = scanners
         self._patience = patience
         self._numbers = itertools.count(1)
         self._data = 0
@@ -101,6 +113,13 @@ class Liveness:
             pulse.pinged = None
             pulse.due = now + self._patience.ping[side]
         return pulse.due
+
+    def doubt(self, side: Side, now: float) -> bool:
+        """Make a leg's ping due; return whether it is one that is pinged, and waits for no pong."""
+        if not self._patience.ping[side] or self.legs[side].pinged is not None:
+            return False
+        self.legs[side].due = now
+        return True
 
     def check(self, now: float, legs: tuple[LegView, LegView]) -> Verdict | float:
         """Look at all of it, and ping who is due; return a verdict, or when to look again."""
@@ -123,7 +142,7 @@ class Liveness:
         limit = self._patience.idle
         if not limit:
             return _NEVER
-        data = sum(scanner.bytes - scanner.control_bytes for scanner in self._tunnel.scanners)
+        data = sum(scanner.bytes - scanner.control_bytes for scanner in self._scanners)
         if data != self._data:
             self._data, self._data_at = data, now
         elif now >= self._data_at + limit:
@@ -146,7 +165,7 @@ class Liveness:
         pulse, timeout = self.legs[side], self._patience.ping_timeout
         if pulse.pinged is None:
             return _NEVER
-        seen = self._tunnel.scanners[side].bytes
+        seen = self._scanners[side].bytes
         if seen != pulse.bytes or not view.reads:
             pulse.bytes, pulse.heard = seen, now
         elif now >= pulse.heard + timeout:
@@ -165,7 +184,7 @@ class Liveness:
             pulse.due = now + interval
         elif self._tunnel.ping(side, b"%s%d" % (_TAG, next(self._numbers))):
             pulse.pinged = pulse.heard = now
-            pulse.bytes = self._tunnel.scanners[side].bytes
+            pulse.bytes = self._scanners[side].bytes
             return now + self._patience.ping_timeout
         else:
             pulse.due = now + _RETRY

@@ -13,6 +13,8 @@ Each leg has a closing handshake of its own, and each is ours to finish (RFC 645
   - Whoever vanishes without a Close: a client is told 1011; a node just loses its connection.  A
     side that has sent its Close may well end its stream: it still gets the answer.
   - Whoever breaks a rule is told so; the other side leaves with 1001, or 1011 for a node's fault.
+    A client, in the place of the node's answer: what the node has to say to the frames before the
+    bad one still arrives.
   - `close` ends both legs with codes of our own (drain, shutdown, silence, stalls).
 On a leg that was sent a Close nothing more is sent; a leg is *done* when Closes went both ways on
 it, or when there is nobody left to say goodbye to.  `finished` means both are.  If a stream is cut
@@ -60,6 +62,8 @@ class Leg:
     sent: int | None = None
     #: No Close of its is waited for: it broke a rule, or has gone silent.
     deaf: bool = False
+    #: The rule that a client broke: what its Close will say, whatever else happens meanwhile.
+    fault: FrameError | None = None
     #: Its stream has ended behind its Close; it may still be sent to.
     ended: bool = False
     #: Nobody is left to say goodbye to.
@@ -137,11 +141,13 @@ class Tunnel:
         # Nothing that it says is understood any more.
         self.scanners[side].stopped = self.scanners[side].watched = True
         self.legs[side].deaf = True
+        self.legs[side].fault = error
         if self.legs[side.other].waiting:
             # For the end of a frame that will not come.
             self._cut(side.other)
-        self._send_close(side, error.code, error.reason)
         self._send_close(side.other, 1001 if limit else _BLAME[side.other], "")
+        if side is Side.NODE or self.legs[Side.NODE].gone:
+            self._send_close(side, error.code, error.reason)
 
     def lost(self, side: Side, detail: str = "", *, clean: bool = False) -> None:
         """Note that nothing comes from this side any more: end of stream, reset, time-out.
@@ -186,8 +192,8 @@ class Tunnel:
     def give_up(self) -> None:
         """Say the last word where one is owed: the time for the closing handshakes is over."""
         client = self.legs[Side.CLIENT]
-        if client.received is not None:
-            self._send_close(Side.CLIENT, client.received, "")
+        if client.received is not None or client.fault is not None:
+            self._send_close(Side.CLIENT, client.received or NO_STATUS, "")
         for side in Side:
             self._cut(side)
 
@@ -213,8 +219,8 @@ class Tunnel:
         """Put released bytes in the other side's outbox, with what has waited for a boundary."""
         leg, out = self.legs[side], self.legs[side.other]
         data = scan.data
-        if scan.controls and (leg.ping or self._lenient):
-            data = _without([c for c in scan.controls if self._stays_here(leg, c)], data)
+        if scan.controls and (leg.ping or out.fault or self._lenient):
+            data = _without([c for c in scan.controls if self._stays_here(leg, out, c)], data)
         if out.waiting and scan.boundary is not None:
             # Control frames come behind the first boundary, so cutting some has not moved it.
             out.outbox += data[: scan.boundary] + out.waiting
@@ -222,13 +228,17 @@ class Tunnel:
         elif not out.gone and (out.sent is None or out.waiting):
             out.outbox += data
 
-    def _stays_here(self, leg: Leg, control: Control) -> bool:
-        """Whether a frame goes no further: the answer to our own ping, a Close nobody may send."""
+    def _stays_here(self, leg: Leg, out: Leg, control: Control) -> bool:
+        """Whether a frame goes no further.
+
+        That is the answer to our own ping, and a Close that nobody may send, or in whose place
+        another one is owed.
+        """
         if control.opcode == Opcode.PONG and leg.ping and control.payload == leg.ping:
             leg.ping = b""
             return True
-        if control.opcode != Opcode.CLOSE or not self._lenient:
-            return False
+        if control.opcode != Opcode.CLOSE or out.fault is not None:
+            return control.opcode == Opcode.CLOSE
         return bool(control.payload) and parse_close(control.payload, lenient=True)[0] == NO_STATUS
 
     def _closed(self, side: Side, control: Control) -> None:
@@ -236,7 +246,9 @@ class Tunnel:
         leg, other = self.legs[side], self.legs[side.other]
         leg.received, reason = parse_close(control.payload, lenient=self._lenient)
         self._end("client_closed" if side is Side.CLIENT else "node_closed", reason)
-        if other.sent is None and not other.gone:
+        if other.fault is not None:
+            self._send_close(side.other, leg.received, "")
+        elif other.sent is None and not other.gone:
             other.sent = leg.received
             self.scanners[side].watched = True
             if leg.received == NO_STATUS and control.payload:
@@ -252,6 +264,8 @@ class Tunnel:
         leg, source = self.legs[side], self.legs[side.other]
         if leg.gone or leg.sent is not None:
             return
+        if leg.fault is not None:
+            code, reason = leg.fault.code, leg.fault.reason
         frame = bytes(_control_frames(side).close(None if code == NO_STATUS else code, reason))
         if not self.scanners[side.other].left:
             leg.outbox += frame

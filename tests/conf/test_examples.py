@@ -15,7 +15,7 @@ from proxy.config.load import parse_config
 from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.config.upstream import Probe, Rebalance, Upstream
-from proxy.io.tls import check_tls
+from proxy.io.tls import make_contexts
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 
@@ -30,7 +30,7 @@ def load(tmp_path: Path, ca: trustme.CA) -> Any:
         for name in ("/etc/ssl/certs/yourcert.crt", "/etc/ssl/certs/yourkey.key"):
             text = text.replace(name, "both.pem")
         config = parse_config(text, name=path.name, folder=tmp_path)
-        check_tls(config, path.name)
+        make_contexts(config, path.name)
         return config
 
     return load

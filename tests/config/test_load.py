@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import json
+import linecache
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -718,6 +719,19 @@ def places(value: Any, at: Place = ()) -> list[Place]:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+def test_reading_again_and_again_leaves_nothing(folder: Path) -> None:
+    """A process that runs for months reads its file often."""
+    text = document(FULL)
+    parse_config(text, folder=folder)
+    before = len(linecache.cache)
+    for _ in range(10):
+        parse_config(text, folder=folder)
+
+    assert len(linecache.cache) == before
+
+
 scalars = st.one_of(
     texts,
     st.sampled_from(["", ".", "/", "/x", "unix:", "127.0.0.1:1", "cert.pem", "deepstream", "1.2"]),

@@ -91,7 +91,20 @@ def test_limits_that_need_frames(name: str) -> None:
     assert caught.value.faults == ((f"limits.{name}", 'cannot be kept with frames = "tunnel"'),)
 
 
+def test_no_pings_in_a_tunnel() -> None:
+    with pytest.raises(Invalid) as caught:
+        route(frames="tunnel", ping=Ping(client=1.0))
+
+    assert caught.value.faults == (("ping", 'cannot be sent with frames = "tunnel"'),)
+
+
 def test_other_limits_hold_in_a_tunnel() -> None:
     limits = SessionLimits(bytes_per_second=10.0, sessions=1, sessions_per_address=1)
 
     assert route(frames="tunnel", limits=limits).limits == limits
+
+
+def test_key_is_what_requests_it_is_for() -> None:
+    assert route().key == route(upstream="two", idle_timeout=1.0).key
+    others = [route(path="/b"), route(host="h"), route(listener="l"), route(websocket=False)]
+    assert len({one.key for one in (route(), *others)}) == 5

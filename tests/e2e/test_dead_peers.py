@@ -45,7 +45,9 @@ nodes = ["10.99.1.2:6020"]
 def machines() -> Iterator[list[Machine]]:
     """A machine for the client and one for the node; the proxy is on the hub."""
     require(shutil.which("ip"), "iproute2 is not installed")
-    require(possible(), "network namespaces need to be root")
+    if not possible():
+        # Unlike a program that is missing, this cannot be had by installing something.
+        pytest.skip("network namespaces cannot be made by this user here")
     with open_machines(2) as made:
         yield made
 

@@ -13,6 +13,7 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import CloseConnection, Event
 
+from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splice
@@ -143,7 +144,7 @@ async def _streams(
     kind: str, tls: tuple[ssl.SSLContext, ssl.SSLContext], *, tcp: bool
 ) -> tuple[trio.abc.Stream, trio.abc.Stream, trio.abc.Stream, trio.abc.Stream]:
     """Return the client's end, the relay's two, and the node's."""
-    if kind == "memory":
+    if kind in ("memory", "messages"):
         client, near = trio.testing.memory_stream_pair()
         far, node = trio.testing.memory_stream_pair()
         return client, near, far, node
@@ -165,7 +166,7 @@ async def open_rig(
     stagger: float = 1.0,
     tcp: bool = False,
 ) -> AsyncIterator[Rig]:
-    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls` or `memory`.
+    """Run a relay of a kind: `splice`, `splice-tls`, `pump`, `pump-tls`, `memory`, `messages`.
 
     Sockets are unix ones, or `tcp`, which know a reset.  A bug of the relay that is an `Explosion`
     ends it, and nothing else.
@@ -226,6 +227,8 @@ def _relay(
 ) -> Relay:
     near, far = ends
     nursery.start_soon(timers.run)
+    if kind == "messages":
+        return MessageRelay(near, far, tunnel, terms, timers)
     if not kind.startswith("splice"):
         return PumpRelay(near, far, tunnel, terms, timers, stagger=stagger)
     assert isinstance(near, SocketTransport)

@@ -16,7 +16,7 @@ from proxy.config.load import parse_config
 from proxy.errors import DialError, DialRefused, DialTimeout, Full, NodeTlsError
 from proxy.io import dial as module
 from proxy.io.dial import NodeSecurity, dial
-from proxy.io.tls import TlsTransport, upstream_contexts
+from proxy.io.tls import TlsTransport, make_contexts
 
 from .rig import LIMIT
 
@@ -145,7 +145,7 @@ async def test_node_that_wants_to_see_a_certificate(
         nodes = [ "127.0.0.1:1" ]
         tls = {{ {certificate} ca_file = "ca.pem", server_name = "localhost" }}
     """
-    contexts = upstream_contexts(parse_config(text, folder=tmp_path))
+    contexts = make_contexts(parse_config(text, folder=tmp_path)).upstreams
     strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     strict.maximum_version = ssl.TLSVersion.TLSv1_2
     strict.verify_mode = ssl.CERT_REQUIRED

@@ -12,6 +12,7 @@ from proxy.errors import (
     BadResponse,
     ClientGone,
     ClosedEarly,
+    Denied,
     Full,
     HeadTooLarge,
     NoRoute,
@@ -246,6 +247,24 @@ async def test_refusal_of_a_head_request_has_no_body() -> None:
 
     assert answer.endswith(b"\r\n\r\n")
     assert b"Content-Length: " in answer
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(401, b"401 Unauthorized"), (302, b"302 Found"), (599, b"599 "), (403, b"403 Forbidden")],
+)
+async def test_refusal_with_an_answer_of_its_own(status: int, line: bytes) -> None:
+    send, http, peer = client()
+    await send.send_all(GET)
+    await http.read_request()
+    await http.refuse(Denied(status, headers=[(b"X-Why", b"so")], body=b"{}"), "id")
+    answer = bytes(await peer.receive_some())
+
+    assert answer == (
+        b"HTTP/1.1 " + line + b"\r\nContent-Length: 2\r\n"
+        b"Proxy-Status: tidegate; error=http_request_denied\r\nX-Why: so\r\n\r\n{}"
+    )
+    assert http.next_request()
 
 
 async def test_no_second_answer() -> None:

@@ -6,9 +6,11 @@ import errno
 import logging
 import resource
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -18,6 +20,24 @@ from proxy.io.listen import open_listeners
 from proxy.io.transport import SocketTransport
 
 from .rig import LIMIT
+
+
+async def test_settings_change_and_what_waits_stays() -> None:
+    config = Listener(bind=Address.parse("127.0.0.1:0"), name="a", backlog=8)
+    (listener,) = await open_listeners(config)
+    async with listener:
+        target = (listener.address.host, listener.address.port)
+        with socket.create_connection(target) as first, socket.create_connection(target) as second:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            listener.reconfigure(attrs.evolve(config, name="b", backlog=1), tls)
+            peers = set()
+            for _ in range(2):
+                transport = await listener.accept()
+                peers.add(transport.sock.getpeername())
+                transport.close()
+
+            assert peers == {first.getsockname(), second.getsockname()}
+            assert (listener.config.name, listener.tls) == ("b", tls)
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])

@@ -144,11 +144,22 @@ async def test_protocol_errors(side: Side, rig: OpenRig) -> None:
         offender, other = r.peer(side), r.peer(side.other)
         await offender.stream.send_all(b"\x83\x80" + bytes(20))
 
-        assert codes(await offender.receive()) == (1002, "reserved opcode")
         code = 1001 if side is Side.CLIENT else 1011
         assert codes(await other.receive()) == (code, "")
         await other.send(CloseConnection(code))
+        assert codes(await offender.receive()) == (1002, "reserved opcode")
         await r.over.wait()
+
+
+async def test_client_that_breaks_the_protocol_is_told_though_the_node_is_silent(
+    rig: OpenRig,
+) -> None:
+    async with rig(close_timeout=0.05) as r:
+        await r.client.stream.send_all(b"\x83\x80" + bytes(20))
+
+        assert codes(await r.client.receive()) == (1002, "reserved opcode")
+        await r.over.wait()
+    assert r.tunnel.ending == "client_error"
 
 
 async def test_close_from_here(rig: OpenRig) -> None:

@@ -156,7 +156,7 @@ def test_the_pace_of_clients_is_measured(limits: SessionLimits, data: bytes, pau
     one = terms(limits=limits)
     tunnel = one.make_tunnel(0)
     assert one.meter is not None
-    meter = one.meter(tunnel)
+    meter = one.meter(tunnel.scanners[CLIENT])
     tunnel.received(NODE, sized(1000, masked=False))
     assert meter.pause(0) == 0
     tunnel.received(CLIENT, data)
@@ -168,7 +168,7 @@ def test_the_pace_of_unseen_bytes_is_measured_too() -> None:
     one = terms(frames="tunnel", limits=SessionLimits(bytes_per_second=100, burst=1))
     tunnel = one.make_tunnel(0)
     assert one.meter is not None
-    meter = one.meter(tunnel)
+    meter = one.meter(tunnel.scanners[CLIENT])
     assert tunnel.scanners[CLIENT].plain(bytes(300), 300)
 
     assert meter.pause(0) == pytest.approx(2)

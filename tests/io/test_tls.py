@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from proxy.config.load import parse_config
 from proxy.config.model import Config
 from proxy.errors import ConfigError
-from proxy.io.tls import TlsTransport, check_tls, listener_contexts, upstream_contexts
+from proxy.io.tls import TlsTransport, make_contexts
 from proxy.io.transport import hang_up
 
 from .rig import LIMIT, tcp_pair
@@ -58,14 +58,14 @@ def configure(folder: Path, cert: str = "cert.pem", key: str = "key.pem", ca: st
 
 
 def test_contexts(folder: Path) -> None:
-    config = configure(folder, ca="ca.pem")
-    tls, plain = listener_contexts(config)
+    contexts = make_contexts(configure(folder, ca="ca.pem"))
+    tls, plain = contexts.listeners
 
     assert plain is None
     assert tls is not None
     assert tls.minimum_version == ssl.TLSVersion.TLSv1_2
     assert tls.options & ssl.OP_NO_RENEGOTIATION
-    upstream = upstream_contexts(config)["u"]
+    upstream = contexts.upstreams["u"]
     assert upstream.verify_mode == ssl.CERT_REQUIRED
     assert upstream.check_hostname
     assert len(upstream.get_ca_certs()) == 1
@@ -82,17 +82,37 @@ def test_contexts(folder: Path) -> None:
 )
 def test_faults_of_certificates(folder: Path, cert: str, key: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_tls(configure(folder, cert, key), "file.toml")
+        make_contexts(configure(folder, cert, key), "file.toml")
 
     assert caught.value.problems == (f"file.toml: listeners[0].tls.certificates[0]: {reason}",)
 
 
 def test_faults_of_both_legs_at_once(folder: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_tls(configure(folder, key="other.pem", ca="empty.pem"), "file.toml")
+        make_contexts(configure(folder, key="other.pem", ca="empty.pem"), "file.toml")
 
     assert len(caught.value.problems) == 2
     assert "upstreams.u.tls.ca_file" in caught.value.problems[1]
+
+
+def test_upstreams_that_trust_the_same_share_what_was_loaded(folder: Path) -> None:
+    tls = {
+        "a": 'ca_file = "ca.pem"',
+        "b": 'ca_file = "ca.pem", server_name = "n"',
+        "c": 'ca_file = "cert.pem"',
+    }
+    text = "".join(
+        f'[upstreams.{name}]\nnodes = [ "127.0.0.1:1" ]\ntls = {{ {keys} }}\n'
+        for name, keys in tls.items()
+    )
+    route = '[[routes]]\npath = "/"\nupstream = "a"\n'
+    config = parse_config(f'[[listeners]]\nbind = "127.0.0.1:0"\n{route}{text}', folder=folder)
+    contexts = make_contexts(config).upstreams
+
+    assert contexts["a"] is contexts["b"]
+    assert contexts["a"] is not contexts["c"]
+    # The next time the files are read again.
+    assert make_contexts(config).upstreams["a"] is not contexts["a"]
 
 
 async def exact_pair(

@@ -167,3 +167,38 @@ def test_any_burst_of_all_is_noticed(ends: list[tuple[float, float]], start: flo
     expected = max(5, (len(ends) + 1) // 2)
 
     assert noticed(DetectDrain(), closes) == [expected]
+
+
+def count_closes(detector: DrainDetector, count: int, *, at: float, sessions: int = 10) -> bool:
+    """Let a node close so many of its sessions; return whether that made it a draining one."""
+    told = [detector.closed_by_node(at, NO_CODE, sessions) for _ in range(count)]
+    return True in told
+
+
+def test_draining_node_is_one_with_other_settings_too() -> None:
+    detector = DrainDetector(DetectDrain(timeout=35.0))
+    assert count_closes(detector, 5, at=NOW)
+    detector.reconfigure(DetectDrain(closes=100, timeout=10.0, window=7.0))
+
+    assert detector.draining(NOW + 9)
+    assert not detector.draining(NOW + 11)
+
+
+def test_draining_is_over_when_nobody_looks_any_more() -> None:
+    detector = DrainDetector(DetectDrain())
+    assert count_closes(detector, 5, at=NOW)
+    detector.reconfigure(DetectDrain(closes=0))
+
+    assert not detector.draining(NOW)
+    assert detector.until() == 0
+
+
+@pytest.mark.parametrize(("window", "noticed"), [(1.0, True), (0.1, False), (60.0, False)])
+def test_closes_of_before_count_within_the_same_window(window: float, *, noticed: bool) -> None:
+    detector = DrainDetector(DetectDrain(closes=8))
+    assert not count_closes(detector, 4, at=NOW)
+    detector.reconfigure(DetectDrain(closes=5, window=window))
+
+    assert count_closes(detector, 1, at=NOW) is noticed
+    # From then on it is as ever.
+    assert count_closes(detector, 5, at=NOW + 100) is True

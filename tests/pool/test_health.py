@@ -330,3 +330,51 @@ def test_failures_count_within_the_window_only(
             return
         recent = times[-failures:]
         assert len(recent) < failures or story.now - recent[0] > window
+
+
+def test_what_is_known_outlives_other_settings() -> None:
+    story = Story(fall=2, rest=Rest(first=10.0, failures=3))
+    assert story.tell("+ failed failed") == "up up up"
+    story.health.reconfigure(probe(fall=3), Rest(first=20.0, failures=3), story.now)
+
+    assert story.tell("failed") == "resting"
+    assert story.health.rests_until == NOW + 20
+    # Two bad ones in a row would have been enough before.
+    assert story.tell("- -") == "resting resting"
+    assert story.tell("-") == "down"
+
+
+@pytest.mark.parametrize(("failures", "after"), [(1, "resting"), (2, "resting"), (4, "up")])
+def test_failures_of_before_count_towards_another_limit(failures: int, after: str) -> None:
+    story = Story(rest=Rest(failures=3))
+    story.tell("+ failed failed")
+    story.health.reconfigure(probe(), Rest(failures=failures), story.now)
+
+    assert story.step("failed") == after
+
+
+def test_rest_is_no_longer_than_the_longest_now() -> None:
+    story = Story("none", rest=Rest(first=30.0))
+    assert story.step("refused") == "resting"
+    story.health.reconfigure(probe("none"), Rest(first=1.0, longest=5.0), story.now)
+
+    assert story.tell("4.9 0.1") == "resting up"
+
+
+@pytest.mark.parametrize("before", ["", "-", "+", "+ refused"])
+def test_without_probes_any_more_it_is_up_or_rests(before: str) -> None:
+    story = Story()
+    story.tell(before)
+    story.health.reconfigure(probe("none"), Rest(), story.now)
+
+    assert story.state == ("resting" if "refused" in before else "up")
+
+
+@pytest.mark.parametrize("before", ["", "refused"])
+def test_with_probes_from_now_on_it_is_what_it_was(before: str) -> None:
+    story = Story("none")
+    story.tell(before)
+    state = story.state
+    story.health.reconfigure(probe(), Rest(), story.now)
+
+    assert story.state == state

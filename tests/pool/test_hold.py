@@ -177,6 +177,32 @@ def test_others_still_wait_if_telling_one_fails() -> None:
     assert line.told == [1]
 
 
+def test_those_who_wait_keep_their_places_whatever_the_limit_is() -> None:
+    line = Line(waiting=3)
+    line.join(1, 2, 3)
+    line.queue.reconfigure(Hold(waiting=1))
+    assert line.join(4) == [False]
+    line.leave(2)
+    line.queue.reconfigure(Hold(waiting=3))
+    assert line.join(5, 6) == [True, False]
+    line.queue.reconfigure(Hold(timeout=0.0))
+    assert line.join(7) == [False]
+
+    line.queue.release_all()
+    assert line.told == [1, 3, 5]
+
+
+def test_rate_is_the_latest() -> None:
+    line = Line(rate=0.1)
+    line.join(*range(30))
+    assert line.queue.release(NOW, ANY_ROOM) == 1
+    assert line.queue.wait(NOW) == pytest.approx(10)
+    line.queue.reconfigure(Hold(rate=100.0))
+
+    assert line.queue.release(NOW + 1, ANY_ROOM) == 5
+    assert line.queue.wait(NOW + 1) == pytest.approx(0.01, abs=1e-3)
+
+
 class HoldMachine(RuleBasedStateMachine):
     """Anybody comes and goes, room comes and goes, time passes; a list is what should be."""
 
@@ -237,6 +263,11 @@ class HoldMachine(RuleBasedStateMachine):
         count = self.line.queue.release(self.now, 1, self.nodes)
         assert count == min(1, len(self.waiting))
         self._let_go(count)
+
+    @rule(waiting=st.integers(1, 6))
+    def reconfigure(self, waiting: int) -> None:
+        self.limit = waiting
+        self.line.queue.reconfigure(Hold(waiting=waiting, rate=self.rate / self.nodes))
 
     @rule()
     def release_all(self) -> None:

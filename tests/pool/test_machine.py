@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from proxy.config.address import Address
 from proxy.config.upstream import Balance, DetectDrain, ProbeKind, Rest
 from proxy.config.upstream import Node as NodeConfig
+from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import BadResponse, ClosedEarly, NodeError, ResponseTimeout
 from proxy.pool.node import Admin, Lease, Node
 from proxy.pool.upstream import needs_resolving
@@ -38,6 +39,23 @@ from .rig import (
     node_config,
     probe,
 )
+
+
+def what_is_known(node: Node) -> tuple[object, ...]:
+    """Return all that no configuration says, what the probes say last."""
+    health = node.health
+    return (
+        node.sessions,
+        node.admin,
+        node.latency.mean,
+        health.rests,
+        health.rests_until,
+        health.failed_at,
+        health.suspect,
+        health.back_since,
+        health.state,
+    )
+
 
 pauses = st.sampled_from([0.0, 0.05, 0.3, 1.0, 3.0, 20.0, 60.0])
 
@@ -84,6 +102,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.held: Counter[Node] = Counter()
         self.admin: dict[Node, Admin] = {}
         self.answers: dict[Address, set[Address]] = {}
+        #: Names that have come with a new configuration.
+        self.unanswered: set[Address] = set()
         self.draining_until: dict[Node, float] = {}
         self.seen = set(self.upstream.nodes)
         self.told = False
@@ -140,7 +160,7 @@ class PoolMachine(RuleBasedStateMachine):
     def check_takes(self, node: Node) -> None:
         """Check by what was told to the pool, not by what it says."""
         assert self.admin.get(node, "ready") == "ready"
-        assert self.is_wanted(node)
+        assert self.is_wanted(node) or not node.gone
         assert self.now >= self.draining_until.get(node, 0.0)
         assert self.now >= node.health.rests_until
         assert node.health.state == "up"
@@ -152,9 +172,18 @@ class PoolMachine(RuleBasedStateMachine):
             )
 
     def is_wanted(self, node: Node) -> bool:
-        if not needs_resolving(node.config.address):
-            return True
-        return any(node.address in answer for answer in self.answers.values())
+        return node.address in self.wanted()
+
+    def wanted(self) -> set[Address]:
+        """Return which addresses should be nodes."""
+        nodes = self.upstream.config.nodes
+        fixed = {node.address for node in nodes if not needs_resolving(node.address)}
+        return fixed.union(*self.answers.values())
+
+    def is_settled(self) -> bool:
+        """Whether enough is known of those who should be there to let all others go."""
+        nodes = [node for node in self.upstream.nodes if self.is_wanted(node)]
+        return not self.unanswered and all(node.health.state != "unknown" for node in nodes)
 
     def hold(self, node: Node) -> Lease:
         self.held[node] += 1
@@ -168,10 +197,11 @@ class PoolMachine(RuleBasedStateMachine):
             return multiple()
         assert node.state(self.now) in ("up", "unknown", "down", "resting")
         assert node.room
-        oldest = node.health.failed_at
+        oldest = (node.backup, node.health.failed_at)
         for other in self.upstream.nodes:
             if other.state(self.now) in ("up", "unknown", "down", "resting") and other.room:
-                assert other.drain.draining(self.now) or other.health.failed_at >= oldest
+                later = (other.backup, other.health.failed_at) >= oldest
+                assert other.drain.draining(self.now) or later
         return self.hold(node)
 
     @rule(lease=leases)
@@ -253,23 +283,96 @@ class PoolMachine(RuleBasedStateMachine):
         indices=st.lists(st.integers(2, 7), max_size=4),
     )
     def resolve(self, config: NodeConfig, indices: list[int]) -> None:
+        if config not in self.upstream.config.nodes:
+            return
         addresses = [address(index) for index in indices]
-        before = self.there()
+        before = self.wanted()
         with self.noticing():
             self.answers[config.address] = set(addresses)
+            self.unanswered.discard(config.address)
             new = self.upstream.resolved(config, addresses, self.now)
-        assert new == (self.there() != before)
+        assert new == (self.wanted() != before)
+        self.note_nodes()
+
+    def note_nodes(self) -> None:
         self.seen |= set(self.upstream.nodes)
         # An operator's will is forgotten with the node.
         self.admin = {node: self.admin.get(node, "ready") for node in self.upstream.nodes}
+        if self.is_settled():
+            assert {n.address for n in self.upstream.nodes if not n.gone} == self.wanted()
+
+    @rule(
+        fixed=st.dictionaries(
+            st.integers(0, 7),
+            st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 3)),
+            max_size=4,
+        ),
+        names=st.lists(st.sampled_from([NAME, OTHER_NAME]), unique=True),
+        balance=st.sampled_from(BALANCES),
+        kind=st.sampled_from(["none", "tcp"]),
+        slow_start=st.sampled_from([0.0, 10.0]),
+        closes=st.sampled_from([3, 3, 0]),
+        failures=st.integers(1, 3),
+    )
+    def reconfigure(
+        self,
+        fixed: dict[int, tuple[int, bool, int]],
+        names: list[NodeConfig],
+        balance: Balance,
+        kind: ProbeKind,
+        slow_start: float,
+        closes: int,
+        failures: int,
+    ) -> None:
+        nodes = names + [
+            node_config(index, weight=weight, backup=bool(names) and backup, max_sessions=limit)
+            for index, (weight, backup, limit) in fixed.items()
+        ]
+        if not nodes:
+            return
+        config = UpstreamConfig(
+            nodes=tuple(nodes),
+            balance=balance,
+            probe=probe(kind, rise=2, fall=failures),
+            rest=Rest(failures=failures),
+            detect_drain=DetectDrain(closes=closes),
+            slow_start=slow_start,
+        )
+        self.note_names({node.address for node in names})
+        before = {node: what_is_known(node) for node in self.upstream.nodes}
+        gone = {node for node in before if node.gone}
+        with self.noticing():
+            self.upstream.reconfigure(config, self.now)
+        self.check_known(before, gone)
+        assert len(self.upstream.hold) == 1
+        if not closes:
+            self.draining_until.clear()
+        self.note_nodes()
+
+    def note_names(self, names: set[Address]) -> None:
+        before = {node.address for node in self.upstream.config.nodes}
+        self.unanswered = (self.unanswered & names) | (names - before)
+        self.answers = {name: answer for name, answer in self.answers.items() if name in names}
+
+    def check_known(self, before: dict[Node, tuple[object, ...]], gone: set[Node]) -> None:
+        """Check that what was known of nodes is, and that new ones begin slowly."""
+        unprobed = self.upstream.config.probe.kind == "none"
+        for node in self.upstream.nodes:
+            if node not in before or (node in gone and not node.gone):
+                assert node.health.back_since == self.now
+            else:
+                *known, state = what_is_known(node)
+                *was, state_before = before[node]
+                assert known == was
+                assert state == ("up" if unprobed else state_before)
+            assert not self.is_wanted(node) or node.config in self.upstream.config.nodes
 
     @rule()
     def forget(self) -> None:
-        self.upstream.forget_gone()
+        with self.noticing():
+            self.upstream.forget_gone(self.now)
         assert all(node.sessions for node in self.upstream.nodes if node.gone)
-
-    def there(self) -> set[Address]:
-        return {node.address for node in self.upstream.nodes if not node.gone}
+        self.note_nodes()
 
     @rule(pause=pauses)
     def let_time_pass(self, pause: float) -> None:
@@ -293,10 +396,9 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "upstream"):
             return
         nodes = self.upstream.nodes
-        fixed = {n.address for n in self.upstream.config.nodes if not needs_resolving(n.address)}
-        wanted = fixed.union(*self.answers.values())
         assert len({node.address for node in nodes}) == len(nodes)
-        assert self.there() == wanted
+        assert {node.address for node in nodes if node.wanted} == self.wanted()
+        assert not any(node.wanted and node.gone for node in nodes)
         # A node that is forgotten is one that nobody holds.
         for node in self.seen:
             assert node in nodes or not self.held[node]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.config.address import Address
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import DialRefused, DialTimeout, NodeTlsError, ResponseTimeout
-from proxy.pool.node import FIRST_SHARE, Node, NodeState, NodeStatistics
+from proxy.pool.node import FIRST_SHARE, Admin, Node, NodeState, NodeStatistics
 
 from .rig import NOW, make_node, node_config, probe, ramp
 
@@ -94,6 +94,28 @@ def test_whose_sessions_should_leave(change: Change, *, empties: bool) -> None:
     change(node)
 
     assert node.empties is empties
+
+
+def test_since_when_they_should_leave() -> None:
+    node = make_node()
+    steps: list[tuple[Admin | None, bool | None, float | None]] = [
+        ("down", None, None),
+        ("drain", None, NOW + 1),
+        # A second reason, and the first one's end, make no difference.
+        ("drain", None, NOW + 1),
+        (None, True, NOW + 1),
+        ("ready", None, NOW + 1),
+        (None, False, None),
+        (None, False, None),
+        (None, True, NOW + 7),
+        ("down", False, None),
+    ]
+    for after, (admin, gone, since) in enumerate(steps):
+        node.want(NOW + after, admin=admin, gone=gone)
+
+        assert node.empties_since == since
+        assert node.empties is (since is not None)
+    assert (node.admin, node.gone) == ("down", False)
 
 
 @pytest.mark.parametrize(
@@ -343,3 +365,34 @@ def test_no_lease_is_lost(steps: list[bool]) -> None:
             held.pop(0).close()
 
         assert node.sessions == len(held)
+
+
+def test_other_settings_change_nothing_that_is_known() -> None:
+    node = make_node(node_config(weight=1, max_sessions=2), probe=probe(fall=2))
+    put_up(node)
+    node.answered(NOW, 0.25)
+    node.admin = "drain"
+    node.health.back_since = NOW
+    upstream = UpstreamConfig(nodes=(node_config(),), probe=probe(fall=1), slow_start=100.0)
+    with node.lease(), node.lease():
+        node.reconfigure(node_config(weight=5, max_sessions=3, backup=True), upstream, NOW)
+
+        assert (node.sessions, node.room) == (2, 1)
+        assert (node.weight, node.backup) == (5, True)
+        assert (node.admin, node.latency.mean, node.health.state) == ("drain", 0.25, "up")
+        assert node.share(NOW + 50) == 2.5
+        put_down(node)
+        assert node.health.state == "down"
+
+
+def test_room_appears_below_a_limit_that_was_lowered() -> None:
+    told: list[None] = []
+    node = make_node(node_config())
+    node.freed = lambda: told.append(None)
+    leases = [node.lease() for _ in range(4)]
+    node.reconfigure(node_config(max_sessions=2), UpstreamConfig(nodes=(node_config(),)), NOW)
+    for lease, room in zip(leases, [0, 0, 1, 2], strict=True):
+        lease.release()
+        assert node.room == room
+
+    assert len(told) == 1

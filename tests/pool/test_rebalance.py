@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.pool.node import Node
 from proxy.pool.policy import least_connections
-from proxy.pool.rebalance import QUIET, choose, surplus
+from proxy.pool.rebalance import QUIET, choose, choose_surplus, surplus
 
 from .rig import NOW, make_node, make_nodes, node_config, put_sessions, ramp, weights
 
@@ -302,6 +302,28 @@ BUSY, JUST_QUIET = NOW - QUIET / 2, NOW - QUIET
 def test_order(sessions: list[Session], expected: str) -> None:
     for count in range(len(sessions) + 2):
         assert chosen(sessions, count) == expected[:count]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, ""), (1, "d"), (3, "def"), (4, "defa"), (9, "defab")]
+)
+def test_surplus_is_of_the_fullest_node_first(count: int, expected: str) -> None:
+    """Of each no more than it has above its share, in the order of before."""
+    first, second, third = make_nodes([1, 1, 1])
+    sessions = {
+        first: [
+            Session("b", opened=NOW - 2),
+            Session("a", opened=NOW - 3),
+            Session("c", quiet_since=NOW),
+        ],
+        second: [Session(name, opened=NOW - 9 + index) for index, name in enumerate("defgh")],
+        third: [Session("x", opened=NOW - 99)],
+    }
+    picked = choose_surplus(sessions, {first: 2, second: 3}, count, NOW)
+
+    assert "".join(session.name for session in picked) == expected
+    # A node that nobody knows of here has none.
+    assert choose_surplus({}, {first: 2}, count, NOW) == []
 
 
 times = st.floats(NOW - 10, NOW)

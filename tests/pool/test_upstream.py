@@ -138,6 +138,7 @@ def test_nobody_by_hand(admin: Admin) -> None:
     upstream.set_admin(first, admin, NOW)
 
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
+    assert first.empties_since == (NOW if admin == "drain" else None)
     upstream.set_admin(second, admin, NOW)
     assert upstream.choose(NOW) is None
     assert upstream.last_resort(NOW) is None
@@ -714,13 +715,13 @@ def test_address_that_vanishes_is_gone_and_keeps_its_sessions() -> None:
 
     assert resolve(upstream, 2)
     assert len(told) == 1
-    assert (first.state(NOW), first.sessions, first.empties) == ("gone", 1, True)
+    assert (first.state(NOW), first.sessions, first.empties_since) == ("gone", 1, NOW)
     assert {upstream.choose(NOW) for _ in range(4)} == {second}
     assert not resolve(upstream, 2)
     assert first in upstream.nodes
 
     lease.release()
-    upstream.forget_gone()
+    upstream.forget_gone(NOW)
     assert upstream.nodes == [second]
 
 
@@ -912,3 +913,193 @@ def test_half_of_the_nodes_are_draining_at_most() -> None:
             upstream.closed_by_node(node, 1001, NOW)
 
     assert [node.state(NOW) for node in upstream.nodes] == ["draining"] * 3 + ["up"] * 4
+
+
+# Another configuration.
+
+
+def reconfigure(
+    upstream: Upstream, *nodes: int | NodeConfig, now: float = NOW, **options: Any
+) -> None:
+    """Give it nodes as for `make_upstream`, and other settings."""
+    upstream.reconfigure(make_upstream(*nodes, **options).config, now)
+
+
+def test_nodes_are_the_same_by_address() -> None:
+    upstream = make_upstream(1, 1, 1)
+    first, second, third = upstream.nodes
+    refuse(upstream, first)
+    upstream.set_admin(second, "drain", NOW)
+    with third.lease():
+        reconfigure(upstream, 5, 1, node_config(2, backup=True), now=NOW + 0.5)
+
+        assert upstream.nodes == [first, second, third]
+        assert [node.state(NOW + 0.5) for node in upstream.nodes] == [
+            "resting",
+            "drain by hand",
+            "up",
+        ]
+        assert (first.weight, third.backup, third.sessions) == (5, True, 1)
+
+
+def test_new_node_starts_slowly_and_is_told_of() -> None:
+    upstream = make_upstream(1)
+    told: list[int] = []
+    upstream.changed = lambda: told.append(len(upstream.nodes))
+    reconfigure(upstream, 1, 2)
+
+    assert [node.share(NOW) for node in upstream.nodes] == [1, 2 * FIRST_SHARE]
+    assert told == [2]
+
+
+def test_node_that_is_taken_out_keeps_its_sessions_and_comes_back_as_it_was() -> None:
+    upstream = make_upstream(1, 1)
+    first, second = upstream.nodes
+    upstream.set_admin(second, "drain", NOW)
+    with second.lease():
+        reconfigure(upstream, 1, now=NOW + 1)
+        assert second.gone
+        assert {upstream.choose(NOW + 1) for _ in range(3)} == {first}
+        reconfigure(upstream, 1, 3, now=NOW + 2)
+        assert upstream.nodes == [first, second]
+        assert (second.state(NOW + 2), second.weight) == ("drain by hand", 3)
+        assert second.share(NOW + 2) == 3 * FIRST_SHARE
+        reconfigure(upstream, 1, now=NOW + 3)
+    upstream.forget_gone(NOW)
+    assert upstream.nodes == [first]
+
+
+def test_node_without_sessions_is_forgotten_at_once() -> None:
+    upstream = make_upstream(1, 1)
+    first, _ = upstream.nodes
+    reconfigure(upstream, 1)
+
+    assert upstream.nodes == [first]
+
+
+def test_old_nodes_stay_until_new_ones_were_probed() -> None:
+    upstream = make_upstream(1, probe=probe())
+    (old,) = upstream.nodes
+    old.probed(NOW, well=True)
+    reconfigure(upstream, node_config(1), node_config(2), probe=probe())
+    old, *new = upstream.nodes
+    assert {upstream.choose(NOW) for _ in range(3)} == {old}
+    for number, node in enumerate(new, 1):
+        upstream.forget_gone(NOW)
+        assert len(upstream.nodes) == 3
+        # Whatever it brings: nodes that are down are what was asked for.
+        node.probed(NOW, well=number == 1)
+    told: list[int] = []
+    upstream.changed = lambda: told.append(len(upstream.nodes))
+    upstream.forget_gone(NOW)
+
+    assert upstream.nodes == new
+    assert told == [2]
+    assert {upstream.choose(NOW) for _ in range(3)} == {new[0]}
+
+
+def test_address_becomes_a_name() -> None:
+    upstream = make_upstream(1, 1)
+    first = upstream.nodes[0]
+    refuse(upstream, first)
+    reconfigure(upstream, NAME)
+    # Nobody knows yet what the name stands for.
+    assert present(upstream) == {0, 1}
+    resolve(upstream, 0, 5)
+
+    assert present(upstream) == {0, 5}
+    assert upstream.nodes[0] is first
+    assert (first.state(NOW), first.weight, first.config) == ("resting", 2, NAME)
+    # As one that joins later.
+    assert upstream.nodes[1].share(NOW) == 2 * FIRST_SHARE
+
+
+def test_name_becomes_an_address() -> None:
+    upstream = make_upstream(NAME)
+    resolve(upstream, 0, 1)
+    first, second = upstream.nodes
+    with second.lease():
+        reconfigure(upstream, 7)
+
+        assert upstream.nodes == [first, second]
+        assert (first.weight, first.gone, second.gone) == (7, False, True)
+
+
+def test_address_beside_a_name_for_it_goes_by_what_is_said_of_the_address() -> None:
+    upstream = make_upstream(NAME)
+    resolve(upstream, 0, 1)
+    first, second = upstream.nodes
+    reconfigure(upstream, 7, NAME)
+    assert [node.weight for node in upstream.nodes] == [7, 2]
+    resolve(upstream, 0, 1)
+    assert [node.weight for node in upstream.nodes] == [7, 2]
+    resolve(upstream)
+    assert upstream.nodes == [first]
+    resolve(upstream, 0)
+    reconfigure(upstream, NAME)
+
+    assert upstream.nodes == [first]
+    assert first.weight == 2
+    assert second not in upstream.nodes
+
+
+def test_name_that_goes_takes_its_own_addresses_only() -> None:
+    upstream = make_upstream(NAME, OTHER_NAME)
+    resolve(upstream, 1, 2)
+    resolve(upstream, 2, 3, config=OTHER_NAME)
+    reconfigure(upstream, OTHER_NAME)
+
+    assert present(upstream) == {2, 3}
+    assert {node.weight for node in upstream.nodes} == {1}
+
+
+def test_name_without_an_answer_since_the_beginning_holds_up_nothing() -> None:
+    upstream = make_upstream(1, 1, NAME)
+    reconfigure(upstream, 1, NAME)
+    assert present(upstream) == {0}
+    resolve(upstream, 4)
+
+    # Its first answer is as it would have been at the beginning.
+    assert upstream.nodes[1].share(NOW) == 2
+
+
+def test_policy_and_queue_follow() -> None:
+    upstream = make_upstream(1, 1, balance="round_robin", hold=Hold(waiting=1))
+    first, second = upstream.nodes
+    let_go: list[int] = []
+    assert upstream.hold.join(partial(let_go.append, 1))
+    reconfigure(upstream, 1, 1, balance="least_connections", hold=Hold(waiting=2))
+    with first.lease():
+        assert {upstream.choose(NOW) for _ in range(3)} == {second}
+    assert upstream.hold.join(partial(let_go.append, 2))
+    upstream.release(NOW)
+
+    assert let_go == [1, 2]
+
+
+def test_busy_while_anybody_holds_on_or_waits() -> None:
+    upstream = make_upstream(1)
+    told = [upstream.busy]
+    with upstream.nodes[0].lease():
+        told.append(upstream.busy)
+    upstream.hold.join(print)
+    told.append(upstream.busy)
+    upstream.hold.release_all()
+    told.append(upstream.busy)
+    upstream.hold.arrived()
+
+    assert [*told, upstream.busy] == [False, True, True, True, False]
+
+
+def test_forgotten_one_can_still_be_asked() -> None:
+    upstream = make_upstream(node_config(max_sessions=1))
+    told: list[None] = []
+    upstream.changed = lambda: told.append(None)
+    upstream.end()
+    (node,) = upstream.nodes
+    upstream.hold.join(print)
+
+    assert upstream.choose(NOW) is node
+    node.lease().release()
+    upstream.lost_by_node(node)
+    assert told == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from proxy.config.address import Address
+from proxy.config.load import parse_config
 from proxy.config.upstream import Discovery, Probe
 from proxy.errors import DialRefused, DnsError
 from proxy.io.dial import NodeSecurity
@@ -121,6 +122,37 @@ async def test_down_and_up_again(net: Net, autojump_clock: Clock) -> None:
         assert states(upstream)["10.0.0.1"] == "up"
 
 
+async def frozen(stream: trio.abc.Stream) -> None:
+    """A node that accepts a session and does nothing ever after."""
+    await read_head(stream)
+    await stream.send_all(ACCEPTED)
+    await trio.sleep_forever()
+
+
+async def test_sessions_on_a_node_that_is_found_down_are_asked(
+    net: Net, autojump_clock: Clock
+) -> None:
+    """They do not wait for their next ping: the node may be frozen."""
+    ping = "websocket = true\nping = { client = 0, node = 1000, timeout = 7 }"
+    async with kept(CONFIG.replace("websocket = true", ping)) as (world, _):
+        world.nursery.start_soon(world.service.timers.run)
+        world.nodes = {"10.0.0.1": frozen, "10.0.0.2": frozen}
+        clients = [world.connect() for _ in range(2)]
+        for client in clients:
+            await client.send_all(UPGRADE)
+            await read_head(client)
+        net.dead = {"10.0.0.1"}
+        # Down within 2.5 s of probes, and no answer for 7 more.
+        await trio.sleep(10)
+        endings = {session.relay.tunnel.ending for session in world.service.sessions}
+        assert endings == {"node_silent", None}
+
+        # Its client does not answer either; the other session goes on.
+        await trio.sleep(10)
+        assert [record.node for record in world.records] == ["10.0.0.1:1"]
+        assert len(world.service.sessions) == 1
+
+
 async def test_suspect_is_asked_at_once_but_not_without_end(
     net: Net, autojump_clock: Clock
 ) -> None:
@@ -186,6 +218,8 @@ async def test_names_are_resolved_again(net: Net, autojump_clock: Clock) -> None
         await trio.sleep(9)
         assert states(upstream) == {"10.0.0.1": "gone", "10.0.0.3": "up"}
         lease.release()
+        # That is the mover's part.
+        upstream.forget_gone(trio.current_time())
         await trio.sleep(2)
         assert states(upstream) == {"10.0.0.3": "up"}
         asked = len(net.asked["10.0.0.1"])
@@ -271,3 +305,175 @@ async def test_states_are_told_whoever_has_found_out(
 
         told = [r.__dict__["state"] for r in caplog.records if r.__dict__.get("node") == node.name]
         assert told == ["up", "down"]
+
+
+# Another configuration.
+
+
+@asynccontextmanager
+async def reconfigurable(text: str) -> AsyncIterator[tuple[Keeper, Callable[..., None]]]:
+    """A keeper of a running upstream, and what has it follow `text` with replacements."""
+    async with open_world(text, resolve=False) as world:
+        upstream = world.service.upstreams["nodes"]
+        keeper = Keeper(world.service, upstream)
+        await world.nursery.start(keeper.run)
+
+        def reconfigure(*replacements: tuple[str, str]) -> None:
+            changed = text
+            for old, new in replacements:
+                assert old in changed
+                changed = changed.replace(old, new)
+            config = parse_config(changed).upstreams["nodes"]
+            upstream.reconfigure(config, trio.current_time())
+            keeper.follow()
+
+        yield keeper, reconfigure
+
+
+SECOND = ', "10.0.0.2:1"'
+THIRD = (SECOND, f'{SECOND}, "10.0.0.3:1"')
+
+
+async def test_new_node_is_probed_at_once_and_the_others_in_their_turn(
+    net: Net, autojump_clock: Clock
+) -> None:
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        await trio.sleep(5)
+        before = {host: len(times) for host, times in net.asked.items()}
+        now = trio.current_time()
+        reconfigure(THIRD)
+        await trio.sleep(0.001)
+
+        assert net.asked["10.0.0.3"] == [now]
+        assert {host: len(net.asked[host]) for host in before} == before
+        await trio.sleep(2.3)
+        assert all(len(net.asked[host]) > before[host] for host in before)
+        assert states(keeper.upstream)["10.0.0.3"] == "up"
+
+
+async def test_node_that_went_is_probed_no_more(net: Net, autojump_clock: Clock) -> None:
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        await trio.sleep(5)
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        reconfigure((SECOND, ""))
+        asked = len(net.asked["10.0.0.2"])
+        await trio.sleep(5)
+
+        assert len(net.asked["10.0.0.2"]) == asked
+        assert states(keeper.upstream) == {"10.0.0.1": "up"}
+        assert trio.lowlevel.current_statistics().tasks_living == tasks - 1
+
+
+async def test_probes_follow_their_settings_without_a_burst(
+    net: Net, autojump_clock: Clock
+) -> None:
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        net.dead = {"10.0.0.2"}
+        await trio.sleep(5)
+        before = {host: len(times) for host, times in net.asked.items()}
+        reconfigure(("interval = 2.0", "interval = 100.0"))
+        await trio.sleep(1)
+        # What was known of them is.
+        assert {host: len(net.asked[host]) for host in before} == before
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.2": "down"}
+        await trio.sleep(1000)
+
+        assert 8 <= len(net.asked["10.0.0.1"]) - before["10.0.0.1"] <= 13
+
+
+async def test_probes_may_end_and_begin(net: Net, autojump_clock: Clock) -> None:
+    net.dead = {"10.0.0.2"}
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        reconfigure((PROBE, ""))
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.2": "up"}
+        asked = sum(map(len, net.asked.values()))
+        await trio.sleep(100)
+        assert sum(map(len, net.asked.values())) == asked
+        reconfigure()
+        await trio.sleep(10)
+
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.2": "down"}
+
+
+async def test_states_are_not_told_again(
+    net: Net, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tidegate")
+    net.dead = {"10.0.0.2"}
+    async with reconfigurable(CONFIG) as (_, reconfigure):
+        assert len(caplog.records) == 2
+        reconfigure(("interval = 2.0", "interval = 3.0"), THIRD)
+        await trio.sleep(10)
+
+        told = [record.__dict__["node"] for record in caplog.records[2:]]
+        assert told == ["10.0.0.3:1"]
+
+
+async def test_names_come_and_go(net: Net, autojump_clock: Clock) -> None:
+    net.addresses = ["10.0.0.1", "10.0.0.7"]
+    name = ('"10.0.0.1:1", "10.0.0.2:1"', '"nodes.example:1"')
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        first = keeper.upstream.nodes[0]
+        reconfigure(name)
+        # Nobody goes while nobody knows what the name stands for.
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.2": "up"}
+        await trio.sleep(0.001)
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.7": "up"}
+        assert keeper.upstream.nodes[0] is first
+        # Its settings are another's now: the answer, which has changed, is not waited for.
+        net.addresses = ["10.0.0.1"]
+        reconfigure(name, ("hold =", "discovery = { longest = 9.0 }\nhold ="))
+        await trio.sleep(0.001)
+        assert states(keeper.upstream) == {"10.0.0.1": "up"}
+        lookups = len(net.lookups)
+        reconfigure()
+        await trio.sleep(20)
+
+        assert len(net.lookups) == lookups
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.2": "up"}
+
+
+async def test_name_that_cannot_be_resolved_takes_nobody_away(
+    net: Net, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    net.addresses = None
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        reconfigure(('"10.0.0.1:1", "10.0.0.2:1"', '"nodes.example:1"'))
+        await trio.sleep(100)
+        assert states(keeper.upstream) == {"10.0.0.1": "up", "10.0.0.2": "up"}
+        assert "name not resolved" in caplog.text
+        net.addresses = ["10.0.0.2"]
+        await trio.sleep(10)
+
+        assert states(keeper.upstream) == {"10.0.0.2": "up"}
+
+
+async def test_queue_follows(net: Net, autojump_clock: Clock) -> None:
+    net.dead = {"10.0.0.1", "10.0.0.2"}
+    async with reconfigurable(CONFIG) as (keeper, reconfigure):
+        let_go: list[float] = []
+        for _ in range(10):
+            keeper.upstream.hold.join(lambda: let_go.append(trio.current_time()))
+        keeper.upstream.changed()
+        net.dead = set()
+        reconfigure(("rate = 10.0", "rate = 1.0"))
+        await trio.sleep(20)
+
+        assert len(let_go) == 10
+        # Two a second: one for each node.
+        assert let_go[-1] - let_go[0] == pytest.approx(4.5, abs=1)
+
+
+async def test_stopped_one_leaves_no_task_and_tells_nobody(net: Net, autojump_clock: Clock) -> None:
+    async with open_world(CONFIG, resolve=False) as world:
+        before = trio.lowlevel.current_statistics().tasks_living
+        keeper = Keeper(world.service, world.service.upstreams["nodes"])
+        await world.nursery.start(keeper.run)
+        keeper.stop()
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert trio.lowlevel.current_statistics().tasks_living == before
+        keeper.upstream.changed()
+        keeper.follow()
+        await trio.sleep(10)
+        assert len(net.asked["10.0.0.1"]) == 1

@@ -393,3 +393,56 @@ async def test_nobody_begins_to_wait_during_a_drain(autojump_clock: Clock) -> No
             await Reach(world.service, world.service.upstreams["nodes"], fresh()).ask(answer)
 
         assert trio.current_time() == started
+
+
+async def ask_only(world: World, only: str, *outcomes: Exception | str) -> list[str]:
+    """Reach for one node; return who was asked."""
+    left, asked = list(outcomes), []
+
+    async def ask(attempt: Attempt) -> None:
+        await trio.lowlevel.checkpoint()
+        asked.append(attempt.node.name)
+        assert not attempt.others
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    reach = Reach(world.service, world.service.upstreams["nodes"], fresh(), only=only)
+    attempt, _ = await reach.ask(ask)
+    await attempt.release()
+    return asked
+
+
+async def test_only_one_node(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+        assert [await ask_only(world, "node-b:1", "yes") for _ in range(3)] == [["node-b:1"]] * 3
+
+
+async def test_only_one_node_and_that_fails(autojump_clock: Clock) -> None:
+    async with open_world() as world:
+        with pytest.raises(DialRefused):
+            await ask_only(world, "node-b:1", DialRefused("b"), "never asked")
+
+        node = world.service.upstreams["nodes"].nodes[1]
+        assert node.sessions == 0
+        assert not node.takes(trio.current_time())
+        # Now it rests, and for just this one nobody waits or tries in spite of that.
+        with pytest.raises(NoNode):
+            await ask_only(world, "node-b:1", "never asked")
+
+
+async def test_only_one_node_that_is_none(autojump_clock: Clock) -> None:
+    async with open_world(HOLDING.replace(' "refuse"', ' "try"')) as world:
+        started = trio.current_time()
+        with pytest.raises(NoNode):
+            await ask_only(world, "node-z:1", "never asked")
+
+        assert trio.current_time() == started
+
+
+async def test_only_one_node_and_that_a_backup_or_full(autojump_clock: Clock) -> None:
+    nodes = """[ "node-a:1", { address = "node-b:1", backup = true, max_sessions = 1 } ]"""
+    async with open_world(CONFIG.replace('[ "node-a:1", "node-b:1" ]', nodes)) as world:
+        assert await ask_only(world, "node-b:1", "yes") == ["node-b:1"]
+        with world.service.upstreams["nodes"].nodes[1].lease(), pytest.raises(NoNode):
+            await ask_only(world, "node-b:1", "never asked")

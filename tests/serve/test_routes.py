@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from proxy.config.address import Address
@@ -74,3 +75,14 @@ def test_plain_request_on_a_websocket_path() -> None:
         routes.match(PUBLIC, "", "/deepstream?x", websocket=False)
     with pytest.raises(NoRoute):
         routes.match(PUBLIC, "", "/other", websocket=False)
+
+
+def test_route_is_there_whatever_else_it_says() -> None:
+    route = Route(path="/a", websocket=True, upstream="u")
+    routes = Routes([route, Route(prefix="/b", upstream="u")])
+
+    assert attrs.evolve(route, upstream="other", idle_timeout=1.0) in routes
+    assert attrs.evolve(route, websocket=False) not in routes
+    assert attrs.evolve(route, host="h") not in routes
+    assert attrs.evolve(route, listener="l") not in routes
+    assert Route(prefix="/b", websocket=True, upstream="u") not in routes

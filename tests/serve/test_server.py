@@ -13,10 +13,23 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 import trustme
 
-from proxy import ConfigError, Server, open_proxy, parse_config, serve
-from proxy.observe.record import Record
+from proxy import (
+    Allow,
+    ConfigError,
+    Handshake,
+    Hooks,
+    Message,
+    Record,
+    Refuse,
+    Server,
+    SessionView,
+    open_proxy,
+    parse_config,
+    serve,
+)
 from proxy.serve.connection import Connection
 from proxy.testing.node import open_nodes
 from proxy.testing.websocket import Closed, Rejected, WebSocket
@@ -63,8 +76,8 @@ class Rig:
         self._resources.push_async_callback(trio.aclose_forcefully, stream)
         return stream
 
-    async def connect(self) -> WebSocket:
-        return await WebSocket.connect(await self.open(), "localhost", "/deepstream")
+    async def connect(self, *headers: tuple[bytes, bytes]) -> WebSocket:
+        return await WebSocket.connect(await self.open(), "localhost", "/deepstream", headers)
 
     async def ask(self, request: bytes) -> bytes:
         """Send a request and return all that comes back until the proxy hangs up."""
@@ -96,13 +109,14 @@ async def open_rig(
     bind: str = "127.0.0.1:0",
     folder: Path | None = None,
     records: list[Record] | None = None,
+    hooks: dict[str, Hooks] | None = None,
 ) -> AsyncIterator[Rig]:
     with trio.fail_after(LIMIT):
         async with open_nodes("a") as (node,), AsyncExitStack() as resources:
             text = template.format(bind=bind, nodes=[node.address]) + more
             config = parse_config(text, folder=folder)
             on_record = None if records is None else records.append
-            async with open_proxy(config, on_record=on_record) as server:
+            async with open_proxy(config, on_record=on_record, hooks=hooks) as server:
                 yield Rig(server, resources)
 
 
@@ -237,6 +251,44 @@ async def test_end_says_goodbye_to_both_sides_and_waits() -> None:
         assert (record.close_to_node, record.close_from_node) == (1001, 1001)
 
 
+async def test_node_is_drained_by_hand() -> None:
+    template = TEMPLATE + "drain = {{ rate = 1000.0 }}\nhold = {{ timeout = 0.0 }}\n"
+    records: list[Record] = []
+    async with open_rig(template=template, records=records) as rig:
+        server = rig.server
+        (node,) = (node.name for node in server.service.upstreams["nodes"].nodes)
+        clients = [await rig.connect() for _ in range(3)]
+        assert server.drains() == []
+        server.set_node("nodes", node, "drain")
+        with pytest.raises(Closed) as caught:
+            await clients[0].receive()
+        assert (caught.value.code, caught.value.reason) == (1012, "node is drained")
+        (progress,) = server.drains()
+        assert (progress.what, progress.total) == (f"node {node}", 3)
+        for client in clients[1:]:
+            with pytest.raises(Closed):
+                await client.receive()
+        with pytest.raises(Rejected):
+            await rig.connect()
+
+        server.set_node("nodes", node, "ready")
+        client = await rig.connect()
+        assert await challenge(client) == ACCEPT
+        await client.close()
+    assert [record.ending for record in records].count("moved") == 3
+
+
+async def test_node_that_is_not_known() -> None:
+    async with open_rig() as rig:
+        (node,) = (node.name for node in rig.server.service.upstreams["nodes"].nodes)
+        with pytest.raises(KeyError, match="no upstream is called 'pool'; there are: 'nodes'"):
+            rig.server.set_node("pool", node, "drain")
+        with pytest.raises(KeyError, match=f"'nodes' has no node 'a:1'; it has: '{node}'"):
+            rig.server.set_node("nodes", "a:1", "drain")
+        with pytest.raises(ValueError, match="not 'drained'"):
+            rig.server.set_node("nodes", node, "drained")  # type: ignore[arg-type]
+
+
 async def test_unix_socket_file_goes_with_the_proxy(tmp_path: Path) -> None:
     for ending in ("drained", "cancelled"):
         async with open_rig(bind=f"unix:{tmp_path}/s") as rig:
@@ -323,6 +375,90 @@ async def test_unusable_certificate_is_a_configuration_error(tmp_path: Path) -> 
     config = parse_config(text + more, folder=tmp_path)
     with pytest.raises(ConfigError):
         await serve(config)
+
+
+class Doorkeeper:
+    """Hooks of a program that lets people in by their cookie, each kind to nodes of its own."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    async def on_handshake(self, handshake: Handshake) -> Allow | Refuse:
+        user = handshake.cookie("user")
+        if user is None:
+            return Refuse(401, [("WWW-Authenticate", "Cookie")], b"who are you?")
+        await trio.lowlevel.checkpoint()
+        return Allow(upstream="vip" if user == "ada" else None)
+
+    async def on_open(self, session: SessionView) -> None:
+        self.log.append(f"open {session.upstream}")
+
+    async def on_message(self, session: SessionView, message: Message) -> Message:
+        self.log.append("up" if message.from_client else "down")
+        return message
+
+    async def on_close(self, record: Record) -> None:
+        # This outlasts the drain.
+        await trio.sleep(0.05)
+        self.log.append(f"close {record.ending}")
+
+    def hooks(self) -> dict[str, Hooks]:
+        names = ("on_handshake", "on_open", "on_close", "on_message")
+        return {"/deepstream": Hooks(**{name: getattr(self, name) for name in names})}
+
+
+async def test_hooks_over_the_whole_life_of_a_session(
+    secure: str, tmp_path: Path, client_tls: ssl.SSLContext
+) -> None:
+    keeper = Doorkeeper()
+    async with open_nodes("vip") as (vip,):
+        more = f'{secure}\n[upstreams.vip]\nnodes = [ "{vip.address}" ]\n'
+        async with open_rig(more, folder=tmp_path, hooks=keeper.hooks()) as rig:
+            with pytest.raises(Rejected) as caught:
+                await rig.connect()
+            assert (caught.value.status, caught.value.headers["www-authenticate"]) == (
+                401,
+                "Cookie",
+            )
+
+            client = await rig.connect((b"Cookie", b"user=bob"))
+            assert await challenge(client) == ACCEPT
+            await client.close()
+            stream = trio.SSLStream(
+                await rig.open("secure"),
+                client_tls,
+                server_hostname="localhost",
+                https_compatible=True,
+            )
+            cookie = [(b"Cookie", b"user=ada")]
+            ada = await WebSocket.connect(stream, "localhost", "/deepstream", cookie)
+            assert await challenge(ada) == ACCEPT
+            rig.server.shut_down()
+            with pytest.raises(Closed):
+                await ada.receive()
+            await rig.server.stopped.wait()
+
+            assert sorted(keeper.log) == [
+                "close client_closed",
+                "close shutdown",
+                "down",
+                "down",
+                "open nodes",
+                "open vip",
+                "up",
+                "up",
+            ]
+
+
+async def test_hooks_for_a_route_that_is_none() -> None:
+    config = parse_config(TEMPLATE.format(bind="127.0.0.1:0", nodes=["127.0.0.1:1"]))
+    hooks = {"/deepsteam": Hooks()}
+    for run in (
+        serve(config, hooks=hooks),
+        open_proxy(config, hooks=hooks).__aenter__(),
+    ):
+        with pytest.raises(ConfigError, match="'/deepsteam': no route is called that; there are: "):
+            await run
 
 
 async def test_shut_down_while_the_nodes_are_asked_for_the_first_time() -> None:

@@ -16,7 +16,9 @@ from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream
 from proxy.serve.connection import Connection
-from proxy.serve.service import Service, Session
+from proxy.serve.hooks import Hooks
+from proxy.serve.service import Service
+from proxy.serve.session import Session
 
 CONFIG = """
 [[listeners]]
@@ -57,7 +59,12 @@ class World:
     """A service whose dials end at functions of the test; a node without one refuses."""
 
     def __init__(
-        self, nursery: trio.Nursery, config: str = CONFIG, *, resolve: bool = True
+        self,
+        nursery: trio.Nursery,
+        config: str = CONFIG,
+        *,
+        resolve: bool = True,
+        hooks: dict[str, Hooks] | None = None,
     ) -> None:
         self.records: list[Record] = []
         self.dialled: list[str] = []
@@ -66,7 +73,7 @@ class World:
         #: The proxy's ends of the connections to nodes.
         self.streams: list[Peer] = []
         self.nursery = nursery
-        self.service = Service(parse_config(config), on_record=self.records.append)
+        self.service = Service(parse_config(config), on_record=self.records.append, hooks=hooks)
         self.service.dial = self._dial  # type: ignore[method-assign]  # what a test is about
         for upstream in self.service.upstreams.values() if resolve else ():
             for node in upstream.config.nodes:
@@ -195,7 +202,9 @@ class Recorder:
 
 
 @asynccontextmanager
-async def open_world(config: str = CONFIG, *, resolve: bool = True) -> AsyncIterator[World]:
+async def open_world(
+    config: str = CONFIG, *, resolve: bool = True, hooks: dict[str, Hooks] | None = None
+) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
-        yield World(nursery, config, resolve=resolve)
+        yield World(nursery, config, resolve=resolve, hooks=hooks)
         nursery.cancel_scope.cancel()

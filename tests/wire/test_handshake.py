@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from proxy.errors import BadUpgrade, BadUpgradeResponse, OriginDenied, Refusal, WrongVersion
@@ -135,6 +136,27 @@ def test_the_node_gets_the_clients_own_handshake() -> None:
     assert sent[b"connection"] == b"Upgrade"
     assert sent[b"x-forwarded-for"] == b"192.0.2.7"
     assert b"x-hop" not in sent
+
+
+def test_changes_are_the_last_word() -> None:
+    asked = headers(CLIENT, Cookie=b"c=1", Sec_WebSocket_Extensions=b"permessage-deflate")
+    upgrade = check_upgrade(b"GET", b"/", b"1.1", asked, None)
+    changes = ((b"cookie", None), (b"Host", b"other"), (b"X-Forwarded-For", b"6.6.6.6"))
+    upgrade = attrs.evolve(upgrade, changes=changes).without_extensions()
+    sent = dict(node_request(upgrade, ClientFacts("192.0.2.7", "https", 443, "id-1")).headers)
+
+    assert b"cookie" not in sent
+    assert b"sec-websocket-extensions" not in sent
+    assert (sent[b"host"], sent[b"x-forwarded-for"]) == (b"other", b"6.6.6.6")
+    # Where the client wanted to go is not lost.
+    assert sent[b"x-forwarded-host"] == b"rt.example.org"
+
+
+def test_extension_that_was_taken_out_of_the_offer_is_not_believed() -> None:
+    asked = headers(CLIENT, Sec_WebSocket_Extensions=b"permessage-deflate")
+    upgrade = check_upgrade(b"GET", b"/", b"1.1", asked, None).without_extensions()
+    with pytest.raises(BadUpgradeResponse):
+        client_response(upgrade, headers(NODE, Sec_WebSocket_Extensions=b"permessage-deflate"), "n")
 
 
 def answer(**changes: bytes | None) -> list[tuple[bytes, bytes]]:

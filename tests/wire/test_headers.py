@@ -17,6 +17,7 @@ from proxy.errors import (
 from proxy.wire.headers import (
     ClientFacts,
     HeadLimits,
+    changed,
     check_head,
     check_request,
     end_to_end,
@@ -192,3 +193,15 @@ def test_tokens_are_lower_case_and_in_order() -> None:
     headers = [(b"Connection", b"Upgrade, ,keep-alive"), (b"CONNECTION", b" X ")]
 
     assert tokens(headers, b"connection") == [b"upgrade", b"keep-alive", b"x"]
+
+
+def test_changes_take_the_place_of_what_was_there() -> None:
+    headers = [(b"A", b"1"), (b"b", b"2"), (b"a", b"3"), (b"C", b"4")]
+    changes = ((b"a", b"x"), (b"a", b"y"), (b"B", None), (b"none", None), (b"New", b"z"))
+
+    assert changed(headers, changes) == [
+        (b"C", b"4"),
+        (b"a", b"x"),
+        (b"a", b"y"),
+        (b"New", b"z"),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.wire.keys import LONGEST, hash_key
+from proxy.wire.keys import LONGEST, cookie, hash_key
 
 HEADERS = [
     (b"Host", b"a"),
@@ -45,3 +45,9 @@ def test_a_target_without_a_query() -> None:
 
 def test_a_query_that_is_no_text() -> None:
     assert hash_key("query:a", "c", b"/?a=%ff\xfe", [])
+
+
+def test_a_cookie_may_be_empty_or_missing() -> None:
+    headers = [(b"Cookie", b"empty=; sid=1")]
+
+    assert (cookie(headers, b"empty"), cookie(headers, b"none")) == (b"", None)

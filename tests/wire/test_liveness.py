@@ -34,7 +34,9 @@ class Life:
     liveness: Liveness = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.liveness = Liveness(self.tunnel, self.patience, START, self.first)
+        self.liveness = Liveness(
+            self.tunnel, self.tunnel.scanners, self.patience, START, self.first
+        )
 
     def look(self, at: float) -> Verdict | float:
         """Return the verdict, or when to look again."""
@@ -70,6 +72,19 @@ def test_without_patience_there_is_nothing_to_look_at() -> None:
     assert life.look(0) == life.look(10**6) == NEVER
     assert life.pings(CLIENT) == life.pings(NODE) == []
     assert life.liveness.blocked(START) == NEVER
+
+
+def test_who_is_doubted_is_pinged_now() -> None:
+    life = Life(Patience(ping=of_side(NODE, 30), ping_timeout=10))
+    life.look(0)
+    assert life.liveness.doubt(NODE, START + 5)
+    assert life.look(5) == 15
+    assert len(life.pings(NODE)) == 1
+    # It is being asked already; and the other one never is.
+    assert not life.liveness.doubt(NODE, START + 6)
+    assert not life.liveness.doubt(CLIENT, START + 6)
+
+    assert life.look(15) == Verdict("node_silent", "no answer to a ping for 10 s")
 
 
 @pytest.mark.parametrize("first", [0.0, 0.25, 1.0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.wire.closing import FrameError
 from proxy.wire.tunnel import Side, Tunnel
 
 from .conftest import Feed
@@ -15,6 +17,8 @@ from .peers import KEY, Peer, close
 from .strategies import cuts, frame, messages
 
 CLIENT, NODE = Side.CLIENT, Side.NODE
+#: From a client: an opcode that nobody has given a meaning.
+OFFENCE = b"\x83\x80" + bytes(8)
 
 
 def test_frames_pass_unchanged(feed: Feed) -> None:
@@ -141,13 +145,59 @@ def test_lost_client_ends_all() -> None:
 
 def test_client_that_breaks_the_protocol(feed: Feed) -> None:
     tunnel = Tunnel()
-    feed(tunnel, CLIENT, frame(2, b"good", key=KEY) + b"\x83\x80" + bytes(8))
+    feed(tunnel, CLIENT, frame(2, b"good", key=KEY) + OFFENCE)
+
+    assert Peer.read(NODE, tunnel.take(NODE)) == Peer([b"good"], [], (1001, ""))
+    assert tunnel.take(CLIENT) == b""
+    assert (tunnel.ending, tunnel.detail) == ("client_error", "reserved opcode")
+
+    feed(tunnel, NODE, frame(2, b"good to you") + close(1001))
+
+    seen = Peer.read(CLIENT, tunnel.take(CLIENT))
+    assert seen == Peer([b"good to you"], [], (1002, "reserved opcode"))
+    assert tunnel.take(NODE) == b""
+    assert tunnel.finished
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        partial(Tunnel.lost, side=NODE),
+        partial(Tunnel.received, side=NODE, data=frame(2, b"masked", key=KEY)),
+        Tunnel.give_up,
+    ],
+    ids=["lost", "faulty", "silent"],
+)
+def test_client_that_breaks_the_protocol_is_told_though_the_node_does_not_answer(
+    end: Callable[[Tunnel], None],
+) -> None:
+    tunnel = Tunnel()
+    tunnel.received(CLIENT, OFFENCE)
+    end(tunnel)
 
     assert Peer.read(CLIENT, tunnel.take(CLIENT)).close == (1002, "reserved opcode")
-    assert Peer.read(NODE, tunnel.take(NODE)) == Peer([b"good"], [], (1001, ""))
-    assert (tunnel.ending, tunnel.detail) == ("client_error", "reserved opcode")
-    assert tunnel.legs[CLIENT].done
+    assert tunnel.finished
+
+
+def test_own_pong_is_swallowed_while_a_fault_is_to_be_told() -> None:
+    tunnel = Tunnel()
+    tunnel.ping(NODE, b"ours")
+    tunnel.received(CLIENT, OFFENCE)
+    tunnel.received(NODE, frame(10, b"ours") + frame(9, b"theirs") + close(1001))
+
+    assert Peer.read(CLIENT, tunnel.take(CLIENT)) == Peer(
+        [], [b"theirs"], (1002, "reserved opcode")
+    )
+
+
+def test_client_that_breaks_the_protocol_after_a_close_is_told_nothing_more(feed: Feed) -> None:
+    tunnel = Tunnel()
+    tunnel.close("shutdown", 1012, 1001, "")
+    tunnel.take(CLIENT)
+    feed(tunnel, CLIENT, OFFENCE)
     feed(tunnel, NODE, close(1001))
+
+    assert tunnel.take(CLIENT) == b""
     assert tunnel.finished
 
 
@@ -158,6 +208,23 @@ def test_node_that_breaks_the_protocol(feed: Feed) -> None:
     assert Peer.read(NODE, tunnel.take(NODE)).close == (1002, "frame is masked")
     assert Peer.read(CLIENT, tunnel.take(CLIENT)).close == (1011, "")
     assert tunnel.ending == "node_error"
+
+
+@pytest.mark.parametrize("side", Side)
+def test_offence_that_others_have_found(side: Side) -> None:
+    tunnel = Tunnel()
+    ending = "client_error" if side is CLIENT else "node_error"
+    tunnel.offend(side, FrameError("text is not UTF-8", 1007))
+    blame = 1001 if side is CLIENT else 1011
+
+    assert Peer.read(side.other, tunnel.take(side.other)).close == (blame, "")
+    tunnel.received(side.other, close(blame, key=KEY if side is NODE else None))
+    assert Peer.read(side, tunnel.take(side)).close == (1007, "text is not UTF-8")
+    assert (tunnel.ending, tunnel.detail) == (ending, "text is not UTF-8")
+    # From the offender nothing is waited for, and nothing more goes on.
+    assert tunnel.legs[side].done
+    tunnel.received(side, frame(2, b"more", key=KEY if side is CLIENT else None))
+    assert tunnel.take(side.other) == b""
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
@@ -309,3 +376,19 @@ def test_injection_never_breaks_a_stream(
         assert seen.messages == original.messages[: len(seen.messages)]
         if not tunnel.ending:
             assert len(seen.messages) == len(original.messages)
+
+
+@given(chunks(masked=False), st.data())
+def test_nothing_of_the_nodes_is_lost_for_a_clients_fault(
+    down: list[bytes], data: st.DataObject
+) -> None:
+    tunnel, out = Tunnel(), b""
+    last = data.draw(st.integers(0, len(down)))
+    for index, chunk in enumerate([*down, close(1001)]):
+        if index == last:
+            tunnel.received(CLIENT, OFFENCE)
+        tunnel.received(NODE, chunk)
+        out += tunnel.take(CLIENT)
+
+    assert out == b"".join(down) + close(1002, b"reserved opcode")
+    assert tunnel.finished
