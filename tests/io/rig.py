@@ -74,6 +74,7 @@ class Rig:
     node: Peer
     tunnel: Tunnel
     relay: Relay
+    timers: Timers
     #: Set when the relay has ended.
     over: trio.Event
     #: Of the relay, and of what ends the client's connection behind it.
@@ -176,7 +177,8 @@ async def open_rig(
             async with trio.open_nursery() as nursery:
                 terms = terms or Terms(close_timeout=close_timeout)
                 tunnel = terms.make_tunnel(reserved)
-                relay = _relay(kind, (near, far), tunnel, terms, stagger, nursery)
+                timers = Timers()
+                relay = _relay(kind, (near, far), tunnel, terms, timers, stagger, nursery)
                 over, scope = trio.Event(), trio.CancelScope()
 
                 async def run() -> None:
@@ -195,6 +197,7 @@ async def open_rig(
                     Peer(node, ConnectionType.SERVER),
                     relay.tunnel,
                     relay,
+                    timers,
                     over,
                     scope,
                     nursery,
@@ -218,10 +221,11 @@ def _relay(
     ends: tuple[trio.abc.Stream, trio.abc.Stream],
     tunnel: Tunnel,
     terms: Terms,
+    timers: Timers,
     stagger: float,
     nursery: trio.Nursery,
 ) -> Relay:
-    timers, (near, far) = Timers(), ends
+    near, far = ends
     nursery.start_soon(timers.run)
     if kind == "messages":
         return MessageRelay(near, far, tunnel, terms, timers)

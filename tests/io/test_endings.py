@@ -90,13 +90,16 @@ async def nothing_happens(scene: Scene) -> None:
     return
 
 
-async def leaves_much_unread(scene: Scene) -> None:
-    """The node goes while the proxy still has something for it."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scene.client.flood)
-        while not scene.rig.relay.held(NODE):
-            await trio.lowlevel.checkpoint()
-        await scene.node.leave()
+def leaves_much_unread(side: Side) -> Play:
+    async def play(scene: Scene) -> None:
+        """Let one side go while the proxy still has something for it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.actor(side.other).flood)
+            while not scene.rig.relay.held(side):
+                await trio.lowlevel.checkpoint()
+            await scene.actor(side).leave()
+
+    return play
 
 
 async def is_cancelled(scene: Scene) -> None:
@@ -141,8 +144,9 @@ ROWS = [
     Row("client_closed", (1005, "", "FIN"), (1005, "", "FIN"), says(CLIENT, 8, b"")),
     Row("node_closed", (1001, "restart", "FIN"), LEFT, says(NODE, 8, b"\x03\xe9restart")),
     Row("client_lost", GONE, (1006, "", "FIN"), leaves(CLIENT)),
+    Row("client_lost", GONE, (1006, "", "FIN"), leaves_much_unread(CLIENT), sleeps=CLIENT),
     Row("node_lost", (1011, "node lost", "FIN"), GONE, leaves(NODE)),
-    Row("node_lost", (1011, "node lost", "FIN"), GONE, leaves_much_unread, sleeps=NODE),
+    Row("node_lost", (1011, "node lost", "FIN"), GONE, leaves_much_unread(NODE), sleeps=NODE),
     Row("client_error", (1002, "reserved opcode", "FIN"), LEFT, sends(CLIENT, RESERVED)),
     Row("client_error", (1007, NOT_UTF8, "FIN"), LEFT, says(CLIENT, 8, b"\x03\xe8\xff")),
     Row("node_error", (1011, "", "FIN"), (1002, "reserved opcode", "FIN"), sends(NODE, RESERVED)),
@@ -188,6 +192,14 @@ ROWS = [
         LEFT,
         nothing_happens,
         pings(0.02, 0),
+        mute=CLIENT,
+    ),
+    Row(
+        "client_silent",
+        (1001, "no answer to a ping", "FIN"),
+        LEFT,
+        nothing_happens,
+        pings(0.02, 0) | ABORT,
         mute=CLIENT,
     ),
     Row(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import trio
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from proxy.config.route import Route, SessionLimits
 from proxy.io.terms import Terms
 from proxy.wire.liveness import Patience
 from proxy.wire.tunnel import Side
@@ -278,3 +281,40 @@ async def test_sessions_leave_nothing_behind_when_cancelled(rig: OpenRig) -> Non
         assert await r.node.receive() == TextMessage("hello")
         r.nursery.cancel_scope.cancel()
     assert r.tunnel.ending is None
+
+
+async def test_what_comes_too_late_does_nothing(rig: OpenRig) -> None:
+    async with rig() as r:
+        await r.client.send(CloseConnection(1000))
+        assert codes(await r.node.receive()) == (1000, "")
+        await r.node.send(CloseConnection(1000))
+        await r.over.wait()
+        r.relay.close("shutdown", 1012, 1001, "")
+
+        assert codes(await r.client.receive()) == (1000, "")
+        assert await r.client.read_to_end() == frame(8, b"\x03\xe8")
+    assert r.tunnel.ending == "client_closed"
+
+
+async def test_what_has_ended_is_let_go_of(rig: OpenRig) -> None:
+    """The timers, which outlive it, do not keep a session."""
+
+    def watch() -> None: ...
+
+    gone = weakref.ref(watch)
+    limits = SessionLimits(messages_per_second=1)
+    route = Route(path="/", upstream="node", websocket=True, limits=limits)
+    async with rig(terms=Terms.of(route, 5.0)) as r:
+        r.relay.on_ending = watch
+        await r.client.stream.send_all(frame(1, b"too fast", key=KEY) * 10)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        r.relay.close("shutdown", 1012, 1001, "")
+        for side in Side:
+            await r.peer(side).stream.aclose()
+        await r.over.wait()
+    timers = r.timers
+    del r, watch
+    gc.collect()
+
+    assert len(timers) > 0
+    assert gone() is None

@@ -13,6 +13,7 @@ from proxy.config.route import Ping as PingKeys
 from proxy.config.route import Route, SessionLimits
 from proxy.io.terms import Terms
 from proxy.wire.closing import Ending
+from proxy.wire.liveness import LegView
 from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
@@ -152,6 +153,30 @@ async def test_messages_are_counted_one_by_one(
     assert arrived == pytest.approx([0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("limits", "late"),
+    [
+        ({"controls_per_second": 1}, frame(10, b"", key=KEY)),
+        ({"messages_per_second": 1, "exceeded": "close"}, EMPTY),
+    ],
+    ids=["controls", "messages"],
+)
+async def test_who_has_been_told_goodbye_is_not_measured_any_more(
+    limits: dict[str, Any], late: bytes, rig: OpenRig
+) -> None:
+    """What was on its way is dropped, and the answer behind it understood."""
+    async with rig(terms=limited(**limits)) as r:
+        r.relay.close("shutdown", 1012, 1001, "")
+        await r.client.stream.send_all(late * 100)
+        while r.tunnel.scanners[Side.CLIENT].bytes < 100 * len(late):
+            await trio.lowlevel.checkpoint()
+        await r.client.stream.send_all(frame(8, b"\x03\xf4", key=KEY))
+        assert codes(await r.node.receive()) == (1001, "")
+        await r.node.send(CloseConnection(1001))
+        await r.over.wait()
+    assert r.tunnel.legs[Side.CLIENT].received == 1012
+
+
 async def paused(r: Rig) -> None:
     """Have the client pay for long for what it has sent."""
     await r.client.stream.send_all(EMPTY * 1000)
@@ -253,6 +278,25 @@ async def stall(r: Rig, side: Side) -> None:
     r.nursery.start_soon(Actor(r.peer(side.other), side.other).flood)
     await trio.testing.wait_all_tasks_blocked(0.02)
     assert r.relay.held(side)
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_a_relay_knows_who_does_not_take_what_it_is_sent(
+    side: Side, socket_rig: OpenRig
+) -> None:
+    async with socket_rig() as r:
+        await trio.testing.wait_all_tasks_blocked()
+        assert [r.relay.view(each) for each in Side] == [LegView(), LegView()]
+        await stall(r, side)
+        stuck = r.relay.view(side)
+
+        assert stuck.reads
+        assert stuck.backlog is not None
+        # Whose bytes it does not take is not read meanwhile.
+        assert r.relay.view(side.other) == LegView(reads=False)
+        assert r.relay.view(side) == stuck
+        while r.relay.view(side) == stuck:
+            await r.peer(side).stream.receive_some()
 
 
 @pytest.mark.parametrize("side", Side)

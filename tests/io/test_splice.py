@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+from wsproto.events import CloseConnection
 
 from proxy.io.splice import Splice
 from proxy.io.splicer import Splicer
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
+from proxy.io.transport import Bytes, SocketTransport
 from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
-from .rig import LIMIT, Explosion, Rig, open_rig, socket_pair
+from .conftest import OpenRig
+from .rig import LIMIT, Explosion, Rig, socket_pair
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -63,9 +66,9 @@ async def test_a_bug_ends_its_own_session_only(monkeypatch: pytest.MonkeyPatch) 
             transport.close()
 
 
-async def test_paused_leg_is_not_watched() -> None:
+async def test_paused_leg_is_not_watched(open_kind: OpenRig) -> None:
     """A leg that may not be read costs nothing, even when its peer hangs up meanwhile."""
-    async with open_rig("splice", ()) as r:  # type: ignore[arg-type]  # no TLS in it
+    async with open_kind("splice") as r:
         chunk = frame(2, b"x" * 60_000)
         r.nursery.start_soon(send_until_broken, r, chunk)
         await trio.testing.wait_all_tasks_blocked(0.05)
@@ -82,6 +85,28 @@ async def test_paused_leg_is_not_watched() -> None:
             if b"\x88" in data[-20:]:
                 break
         assert received > len(chunk)
+
+
+async def test_to_fail_on_one_side_is_told_to_the_other_at_once(
+    monkeypatch: pytest.MonkeyPatch, open_kind: OpenRig
+) -> None:
+    async with open_kind("splice") as r:
+        assert isinstance(r.relay, Splice)
+        node, send = r.relay._legs[Side.NODE].transport, SocketTransport.send
+
+        def fail(self: SocketTransport, data: Bytes) -> bool:
+            if self is node:
+                raise BrokenPipeError
+            return send(self, data)
+
+        monkeypatch.setattr(SocketTransport, "send", fail)
+        assert r.tunnel.ping(Side.NODE, b"are you there?")
+        r.relay._wake()
+        with trio.fail_after(2):
+            event = await r.client.receive()
+
+        assert isinstance(event, CloseConnection)
+        assert (event.code, event.reason) == (1011, "node lost")
 
 
 async def send_until_broken(rig: Rig, chunk: bytes) -> None:
