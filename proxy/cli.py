@@ -65,6 +65,10 @@ def run(file: Path) -> None:
 
     SIGHUP has it read its configuration again, and certificates, without touching a session.
     """
+    if hasattr(signal, "SIGHUP"):
+        # Until it can be obeyed it should not kill.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     import trio
 
     from .observe.log import configure
@@ -171,7 +175,8 @@ async def _reload(server: Server, file: Path) -> None:
         return
     # What the server refuses it tells the log itself.
     with suppress(TidegateError, OSError):
-        await server.reload(_within_file_limit(config), source=str(file))
+        in_force = server.config.limits.connections
+        await server.reload(_within_file_limit(config, in_force), source=str(file))
         if config.log != log:
             configure(config.log)
         _say_listening([one for one in server.bound if one not in bound])
@@ -197,8 +202,11 @@ def _say_listening(listeners: Iterable[Bound]) -> None:
         LOG.info("listening", extra=extra)
 
 
-def _within_file_limit(config: Config) -> Config:
-    """Raise this process's limit of open files as far as needed, or lower the connection limit."""
+def _within_file_limit(config: Config, in_force: int = 0) -> Config:
+    """Raise this process's limit of open files as far as needed, or lower the connection limit.
+
+    That is told if it is not the one that is `in_force` already.
+    """
     try:
         import resource
     except ImportError:  # Windows, where sockets are not files
@@ -218,5 +226,6 @@ def _within_file_limit(config: Config) -> Config:
     if soft >= wanted:
         return config
     allowed = max(1, (soft - spare) // 2)
-    LOG.info("connection limit lowered", extra={"connections": allowed, "open_files": soft})
+    if allowed != in_force:
+        LOG.info("connection limit lowered", extra={"connections": allowed, "open_files": soft})
     return attrs.evolve(config, limits=attrs.evolve(config.limits, connections=allowed))

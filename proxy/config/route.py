@@ -56,7 +56,8 @@ class SessionLimits:
     Where nothing else is said, they are for what comes from clients: nodes are the operator's own.
     """
 
-    # Of one message, its fragments together, from the client and from the node; Close 1009.
+    # Of one message, its fragments together, from the client and from the node, as it stands on
+    # the wire: compressed, if they have agreed on that.  Close 1009.
     # deepstream 1 MiB itself, and none towards clients; Kong's websocket-size-limit: to be said
     message_bytes: int = _size(2**20)
     node_message_bytes: int = _size(0)
@@ -68,14 +69,16 @@ class SessionLimits:
     # application only its operator knows.
     messages_per_second: float = _rate(0.0)
     bytes_per_second: float = _rate(0.0)
-    # So many seconds' worth of either, and of handshakes, may come at once
+    # So many seconds' worth of either, and of handshakes, may come at once, and some 256 bytes
+    # more, or a message's rest that one read has brought
     burst: float = attrs.field(default=2.0, validator=within(0.01, 3600))
     # Beyond the rate: read no more until it is kept, or Close 1008
     exceeded: Literal["pause", "close"] = "pause"
     # Pings and pongs; Close 1008.  One ping in some seconds is what libraries send
     controls_per_second: float = _rate(100.0)
-    # Bytes that are held for one session, both ways; what is read is passed on, so that some
-    # 200 KiB is what it comes to without on_message.  nginx 2 x 16 KiB, Envoy 2 x 1 MiB
+    # The largest message, each way, that is shown to a hook, or that a hook returns: it is in
+    # memory as a whole, some four times while it is passed on.  What nobody is shown is passed on
+    # as it comes: some 200 KiB a session at most.  nginx 2 x 16 KiB, Envoy 2 x 1 MiB
     held_bytes: int = count(4 * 2**20, low=256 * 1024)
     # Sessions of the route, 503 beyond; there is limits.connections besides
     sessions: int = count(0, low=0)
@@ -126,7 +129,7 @@ class Route:
     )
     # strict: what RFC 6455 forbids ends the session.  lenient: what leaves the frames' boundaries
     # alone passes.  tunnel: bytes pass unseen, as in every peer; no limit that needs a frame holds,
-    # and the end is a bare hang-up.
+    # the end is a bare hang-up, and who has ended its side is sent to for timeouts.close.
     frames: Frames = "strict"
     limits: SessionLimits = attrs.field(factory=SessionLimits)
     ping: Ping = attrs.field(factory=Ping)

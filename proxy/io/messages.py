@@ -12,6 +12,7 @@ it returned was taken.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -24,6 +25,8 @@ from .pump import PumpRelay
 from .terms import Terms
 from .timers import Timers
 
+#: The longest header of a frame.
+_HEADER: Final = 2 + 8 + 4
 #: Returns what to pass on instead of a message, None: nothing.  Errors end the relay.
 OnMessage = Callable[[Message], Awaitable[Message | None]]
 
@@ -86,8 +89,13 @@ class MessageRelay(PumpRelay):
         if other.gone or other.sent is not None:
             return
         passed = await self.on_message(message)
-        if passed is not None:
-            self.tunnel.received(side, frame_of(side, passed.data))
+        if passed is None:
+            return
+        frame = frame_of(side, passed.data)
+        if len(frame) > self.terms.held_bytes + _HEADER:
+            self.close("hook", 1011, 1001, "a hook's message is too big")
+        else:
+            self.tunnel.received(side, frame)
 
 
 async def unchanged(message: Message) -> Message:

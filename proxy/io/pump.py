@@ -139,7 +139,8 @@ class PumpRelay(Relay):
     async def _read(self, side: Side) -> None:
         self._reading[side] = True
         try:
-            data = bytes(await self._streams[side].receive_some())
+            limit = self.terms.chunk if side is Side.CLIENT and self._meter else None
+            data = bytes(await self._streams[side].receive_some(limit))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.tunnel.lost(side, str(exc))
             return

@@ -130,9 +130,11 @@ class Splice(Relay):
         self._resume.hasten(trio.current_time() + pause)
 
     def _go_on(self) -> float:
-        for leg in self._legs:
-            leg.paused = False
+        client = self._legs[Side.CLIENT]
+        client.paused = False
         self._wake()
+        if self._result is None and client.transport.pending and client.events & IN:
+            client.ready(IN)
         return math.inf
 
     def held(self, side: Side) -> int:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Final, Self
 
 import attrs
 
-from proxy.config.route import Route
+from proxy.config.route import Route, SessionLimits
 from proxy.wire.frames import Rules, Scanner
 from proxy.wire.liveness import Patience
 from proxy.wire.opaque import OpaqueTunnel
 from proxy.wire.rate import Meter, Rate
 from proxy.wire.tunnel import Tunnel
+
+from .transport import CHUNK
+
+#: The smallest frame of a client: its header.
+_SMALLEST: Final = 6
+#: Less is never read at a time: every read costs a system call.
+_LEAST: Final = 256
 
 
 @attrs.frozen
@@ -29,6 +36,9 @@ class Terms:
     #: Makes what watches a client's pace, and its control frames'; None: nobody does.
     meter: Callable[[Scanner], Meter] | None = None
     control_rate: Callable[[], Rate] | None = None
+    #: What is read at a time of a client whose pace is watched, in bytes: what was read comes in at
+    #: once, whatever the pace.
+    chunk: int = CHUNK
     rules: tuple[Rules, Rules] = (Rules(), Rules())
     #: Of a message that is shown to a hook.
     held_bytes: int = 4 * 2**20
@@ -52,6 +62,7 @@ class Terms:
             abort_stalled=route.on_stall == "abort",
             end_fast=limits.exceeded == "close",
             meter=_meter(route) if metered else None,
+            chunk=_chunk(limits) if metered else CHUNK,
             control_rate=_control_rate(route) if limits.controls_per_second else None,
             rules=rules,
             held_bytes=limits.held_bytes,
@@ -66,6 +77,18 @@ def _meter(route: Route) -> Callable[[Scanner], Meter]:
         return Meter(scanner, limits.messages_per_second, limits.bytes_per_second, limits.burst)
 
     return make
+
+
+def _chunk(limits: SessionLimits) -> int:
+    """Return how much may be read at a time so that it is not much more than a burst."""
+    chunk = CHUNK
+    if limits.bytes_per_second:
+        chunk = min(chunk, max(_LEAST, int(limits.bytes_per_second * limits.burst)))
+    if limits.messages_per_second:
+        # However small they are.
+        messages = limits.messages_per_second * limits.burst
+        chunk = min(chunk, max(_LEAST, int(messages * _SMALLEST)))
+    return chunk
 
 
 def _control_rate(route: Route) -> Callable[[], Rate]:

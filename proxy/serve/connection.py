@@ -127,20 +127,24 @@ class Connection:
         record, tunnel = established.record, established.tunnel
         started = trio.current_time()
         attempt, route, hooks = established.attempt, established.route, established.hooks
-        relay = self.service.relay(self.stream, established.node, tunnel, route)
         try:
-            with self.service.live(relay, record, route, attempt.upstream, attempt.node):
-                if hooks is None:
-                    await relay.run(established.early)
-                else:
-                    limit = self.service.config.timeouts.hook
-                    await HookedSession(relay, hooks, record, limit).run(established.early)
+            relay = self.service.relay(self.stream, established.node, tunnel, route)
+            try:
+                with self.service.live(relay, record, route, attempt.upstream, attempt.node):
+                    if hooks is None:
+                        await relay.run(established.early)
+                    else:
+                        limit = self.service.config.timeouts.hook
+                        await HookedSession(relay, hooks, record, limit).run(established.early)
+            finally:
+                record.rtt_client, record.rtt_node = relay.rtts
+        except Exception:
+            tunnel.ending = tunnel.ending or "bug"
+            raise
         finally:
-            if not tunnel.ending:
-                tunnel.ending = "cancelled"
+            tunnel.ending = tunnel.ending or "cancelled"
             record.session_time = trio.current_time() - started
             record.take(tunnel)
-            record.rtt_client, record.rtt_node = relay.rtts
             self.service.endings[tunnel.ending] += 1
             try:
                 self.service.on_record(record)

@@ -16,6 +16,7 @@ from proxy.pool.node import Node
 from proxy.pool.rebalance import choose, choose_surplus, surplus
 from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
+from proxy.wire.closing import Ending
 
 from .leave import Drain, Leave, turns
 from .service import Service
@@ -26,32 +27,38 @@ _Trickles = dict[tuple[str, float], Leave]
 
 
 class Cause(NamedTuple):
-    """What has all its sessions leave: a node that is to be empty, or a route that was removed."""
+    """What has all its sessions leave: a node, a route, or an upstream that is no more."""
 
     upstream: Upstream
     #: A route by its name: a reload makes everything anew.
-    of: Node | str
+    of: Node | Upstream | str
     #: When the node began to be emptied.
     since: float | None = None
 
     @property
     def what(self) -> str:
-        return f"route {self.of}" if isinstance(self.of, str) else f"node {self.of.name}"
+        if isinstance(self.of, str):
+            return f"route {self.of}"
+        return f"{'node' if isinstance(self.of, Node) else 'upstream'} {self.of.name}"
 
     @property
-    def reason(self) -> str:
-        return "route was removed" if isinstance(self.of, str) else "node is drained"
+    def goodbye(self) -> tuple[Ending, str]:
+        """The ending, and what clients are told."""
+        if isinstance(self.of, Node) and not self.of.gone:
+            return "moved", "node is drained"
+        return "removed", f"{self.what.partition(' ')[0]} was removed"
 
     @property
     def is_there(self) -> bool:
-        return isinstance(self.of, str) or self.of.empties
+        return not isinstance(self.of, Node) or self.of.empties
 
 
 def _cause(session: Session) -> Cause | None:
     """Return what has a session leave, None if it may stay."""
     keep = session.route.on_removed == "keep"
     if session.removed and not keep:
-        return Cause(session.upstream, session.route.name)
+        upstream = session.upstream
+        return Cause(upstream, upstream if session.is_homeless else session.route.name)
     node = session.node
     if node.admin == "drain" or (node.gone and not keep):
         return Cause(session.upstream, node, node.empties_since)
@@ -112,7 +119,7 @@ class Mover:
         started = now if cause.since is None else cause.since
         return Drain(
             cause.what,
-            ("removed" if isinstance(cause.of, str) else "moved", cause.reason),
+            cause.goodbye,
             Schedule(pace.jitter, service.random.random),
             service.sessions,
             started=started,

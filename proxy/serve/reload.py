@@ -11,7 +11,7 @@ it; what its sessions do meanwhile is for their routes to say (`on_removed`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Final, Literal
 
 import attrs
@@ -24,7 +24,7 @@ from proxy.io.tls import Contexts, make_contexts
 from proxy.observe.log import LOG
 from proxy.pool.upstream import Upstream
 
-from .hooks import check_hooks
+from .hooks import Hooks, check_hooks
 from .keepers import Keepers
 from .listeners import Listeners, Opened, discard, keyed, labels
 from .routes import Routes
@@ -112,8 +112,12 @@ class Reloader:
         self._state = "closed"
         self._preparing.cancel()
 
-    async def reload(self, config: Config, source: str) -> Reloaded:
+    async def reload(
+        self, config: Config, source: str, hooks: Mapping[str, Hooks] | None = None
+    ) -> Reloaded:
         """Go by another configuration, or say why not and change nothing; `source` is its name.
+
+        `hooks` take the place of those there are, None keeps them.
 
         Raises:
             ConfigError: a certificate, key or CA file cannot be used, or hooks are for no route.
@@ -124,7 +128,7 @@ class Reloader:
             try:
                 with trio.CancelScope() as self._preparing:
                     self._check_running()
-                    return await self._reload(config, source)
+                    return await self._reload(config, source, hooks)
                 raise NotRunning("the proxy is shutting down")
             except (ConfigError, OSError, NotRunning) as exc:
                 tell_refused(exc)
@@ -135,9 +139,12 @@ class Reloader:
             closed = self._state == "closed"
             raise NotRunning(f"the proxy {'is shutting down' if closed else 'has not started yet'}")
 
-    async def _reload(self, config: Config, source: str) -> Reloaded:
+    async def _reload(
+        self, config: Config, source: str, hooks: Mapping[str, Hooks] | None
+    ) -> Reloaded:
         assert self._nursery is not None
-        check_hooks(self._service.hooks, config.routes)
+        hooks = self._service.hooks if hooks is None else dict(hooks)
+        check_hooks(hooks, config.routes)
         contexts = await trio.to_thread.run_sync(
             make_contexts, config, source, abandon_on_cancel=True
         )
@@ -150,6 +157,7 @@ class Reloader:
             discard(opened)
             self._keepers.stop(new.values())
             raise
+        self._service.hooks = hooks
         return self._switch(config, contexts, opened, new)
 
     def _switch(

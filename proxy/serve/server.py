@@ -136,13 +136,21 @@ class Server:
         self._beginning.cancel()
         self._reloader.close()
 
-    async def reload(self, config: Config, *, source: str = "config") -> Reloaded:
+    async def reload(
+        self,
+        config: Config,
+        *,
+        hooks: Mapping[str, Hooks] | None = None,
+        source: str = "config",
+    ) -> Reloaded:
         """Go by another configuration from now on, without touching a session.
 
         Established sessions and requests that are under way go on with the settings that they began
         with; what is new goes by the new ones.  Certificates are read again, nodes keep their state
         by address, listeners their sockets.  A session whose route or node is gone stays or leaves
         as its route says (`on_removed`).  One reload waits for the other.
+
+        `hooks` take the place of those there are; None: they stay, and each needs its route still.
 
         If it fails, or is cancelled, nothing has changed.  Either way the log is told; `source` is
         what faults call the configuration.
@@ -152,7 +160,7 @@ class Server:
             OSError: an address cannot be bound.
             NotRunning: the proxy has not started yet, or is shutting down.
         """
-        return await self._reloader.reload(config, source)
+        return await self._reloader.reload(config, source, hooks)
 
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `shut_down`, then drain."""

@@ -83,7 +83,7 @@ class Service:
         on_record: Callable[[Record], object] | None = None,
         hooks: Mapping[str, Hooks] | None = None,
     ) -> None:
-        self.hooks = dict(hooks or {})
+        self.hooks: Mapping[str, Hooks] = dict(hooks or {})
         self.random = Random()
         self.upstreams: dict[str, Upstream] = {}
         #: Those that are in the configuration no more, while anybody holds on to them.
@@ -163,7 +163,7 @@ class Service:
             if route not in there:
                 there[route] = session.route_key in self.routes.keys
             was = session.removed
-            session.removed = not there[route] or self._is_homeless(session)
+            session.removed = not there[route] or session.is_homeless
             if (session.removed and not was) or session.node in lost:
                 affected += 1
         return affected
@@ -242,12 +242,8 @@ class Service:
         session = Session(self, relay, record, route, upstream, node)
         # They may have been taken away while it was on its way here.
         there = session.route_key in self.routes.keys
-        session.removed = not there or self._is_homeless(session)
+        session.removed = not there or session.is_homeless
         return session
-
-    def _is_homeless(self, session: Session) -> bool:
-        """Whether a session's upstream is not in the configuration any more."""
-        return self.upstreams.get(session.upstream.name) is not session.upstream
 
     def doubt(self, node: Node) -> None:
         """Have a node's sessions pinged now: it may be frozen, and they need not wait for that."""

@@ -64,7 +64,8 @@ class Session:
         self.opened = trio.current_time()
         self.quiet_since = self.opened
         self._seen = 0
-        self._look = Look(self.opened)
+        # Made when somebody looks.
+        self._look: Look | None = None
         # Sessions that began together should not be moved together.
         self._age_factor = service.random.uniform(0.9, 1.1)
 
@@ -96,6 +97,11 @@ class Session:
         return self.relay.tunnel.ending is not None
 
     @property
+    def is_homeless(self) -> bool:
+        """Whether its upstream is not in the configuration any more."""
+        return self._service.upstreams.get(self.upstream.name) is not self.upstream
+
+    @property
     def is_between_messages(self) -> bool:
         """Whether a Close now would cut no message short."""
         return self.relay.is_between_messages
@@ -112,6 +118,8 @@ class Session:
         """Return what can be seen of it at this moment."""
         self.observe(now)
         relay, record = self.relay, self.record
+        if self._look is None:
+            self._look = Look(self.opened)
         held = relay.held(Side.CLIENT), relay.held(Side.NODE)
         client, node = self._look.legs(relay.tunnel, now, held, relay.rtts)
         return SessionStatistics(

@@ -91,6 +91,9 @@ class Upgrading:
         way = Way(upgrade, self.upstream)
         if (hooks := service.hooks.get(self.route.name)) is not None:
             way = await consult(service, hooks, way, self.record, self.facts, hung_up)
+            # A reload may have come meanwhile.
+            upstream = service.upstreams.get(way.upstream.name, way.upstream)
+            way = attrs.evolve(way, upstream=upstream)
         key = key_of(way.upstream, self.request, self.facts)
         reach = Reach(service, way.upstream, self.record, key=key, hung_up=hung_up, only=way.only)
         ask = partial(ask_node, upgrade=way.upgrade, facts=self.facts)

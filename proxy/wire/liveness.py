@@ -15,7 +15,6 @@ Times are those of the caller's clock, in seconds.
 
 from __future__ import annotations
 
-import itertools
 from typing import Final
 
 import attrs
@@ -87,7 +86,7 @@ class Liveness:
     `scanners` see what comes from the client and from the node.
     """
 
-    __slots__ = ("_data", "_data_at", "_numbers", "_patience", "_scanners", "_tunnel", "legs")
+    __slots__ = ("_data", "_data_at", "_patience", "_pings", "_scanners", "_tunnel", "legs")
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class Liveness:
         self._tunnel = tunnel
         self._scanners = scanners
         self._patience = patience
-        self._numbers = itertools.count(1)
+        self._pings = 0
         self._data = 0
         self._data_at = now
         self.legs = tuple(Pulse(now + interval * first) for interval in patience.ping)
@@ -124,7 +123,7 @@ class Liveness:
     def check(self, now: float, legs: tuple[LegView, LegView]) -> Verdict | float:
         """Look at all of it, and ping who is due; return a verdict, or when to look again."""
         due = _NEVER
-        looks = [self._idle(now)]
+        looks = [self._idle(now, legs[Side.CLIENT])]
         for side in Side:
             looks += self._stalled(side, now, legs[side]), self._silent(side, now, legs[side])
         for found in looks:
@@ -138,12 +137,13 @@ class Liveness:
         """Return when to look at a leg that has just begun not to take what it is sent."""
         return now + self._patience.write_stall / _LOOKS if self._patience.write_stall else _NEVER
 
-    def _idle(self, now: float) -> Verdict | float:
+    def _idle(self, now: float, client: LegView) -> Verdict | float:
         limit = self._patience.idle
         if not limit:
             return _NEVER
         data = sum(scanner.bytes - scanner.control_bytes for scanner in self._scanners)
-        if data != self._data:
+        if data != self._data or not client.reads:
+            # Or who is paused for sending too much: that is not idle.
             self._data, self._data_at = data, now
         elif now >= self._data_at + limit:
             return Verdict("idle", f"no data for {limit:g} s")
@@ -169,6 +169,12 @@ class Liveness:
         if seen != pulse.bytes or not view.reads:
             pulse.bytes, pulse.heard = seen, now
         elif now >= pulse.heard + timeout:
+            if pulse.heard > pulse.pinged:
+                # It has lived since; a peer may answer the latest of several pings alone (RFC 6455
+                # section 5.5.3), so this one's pong need not come.
+                self._tunnel.legs[side].ping = b""
+                pulse.pinged, pulse.due = None, now
+                return _NEVER
             ending: Ending = "node_silent" if side else "client_silent"
             return Verdict(ending, f"no answer to a ping for {timeout:g} s")
         return pulse.heard + timeout
@@ -182,7 +188,8 @@ class Liveness:
             return pulse.due
         if view.backlog is not None:
             pulse.due = now + interval
-        elif self._tunnel.ping(side, b"%s%d" % (_TAG, next(self._numbers))):
+        elif self._tunnel.ping(side, b"%s%d" % (_TAG, self._pings + 1)):
+            self._pings += 1
             pulse.pinged = pulse.heard = now
             pulse.bytes = self._scanners[side].bytes
             return now + self._patience.ping_timeout

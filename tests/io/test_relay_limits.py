@@ -178,10 +178,12 @@ async def test_who_has_been_told_goodbye_is_not_measured_any_more(
 
 
 async def paused(r: Rig) -> None:
-    """Have the client pay for long for what it has sent."""
+    """Have the client pay for long for what it has sent: for so much as one small read brings."""
     await r.client.stream.send_all(EMPTY * 1000)
-    r.node.protocol.receive_data(await read(r.node, 6000))
-    assert len(list(r.node.protocol.events())) == 1000
+    count = r.relay.terms.chunk // len(EMPTY)
+    assert count == 42
+    r.node.protocol.receive_data(await read(r.node, count * len(EMPTY)))
+    assert len(list(r.node.protocol.events())) == count
     await trio.testing.wait_all_tasks_blocked()
 
 

@@ -312,7 +312,7 @@ async def test_sessions_leave_where_their_route_says_so() -> None:
         stays, goes = await rig.connect(), await rig.connect("leaves")
         # It is the node that goes first, then the route, the upstream last.
         await rig.reload(route(), leaves, rig.pool(1, more=drain))
-        assert await close_of(goes) == (1012, "node is drained")
+        assert await close_of(goes) == (1012, "node was removed")
         goes = await rig.connect("leaves")
         await rig.reload(route(), rig.pool(1, more=drain))
         assert await close_of(goes) == (1012, "route was removed")
@@ -320,7 +320,7 @@ async def test_sessions_leave_where_their_route_says_so() -> None:
         goes = await rig.connect("leaves")
         others = route(upstream="b"), route(upstream="b", more='host = "leaves"')
         await rig.reload(*others, rig.pool(1, name="b"))
-        assert await close_of(goes) == (1012, "route was removed")
+        assert await close_of(goes) == (1012, "upstream was removed")
 
         assert await is_alive(stays)
 

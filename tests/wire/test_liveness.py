@@ -150,7 +150,9 @@ def test_any_bytes_since_the_ping_are_a_sign_of_life(
     life.receive(side, opcode, payload)
 
     assert life.look(35) == 50
-    assert life.look(50) == Verdict(SILENT[side], "no answer to a ping for 15 s")
+    # It is asked anew, and has the same time again.
+    assert life.look(50) == 65
+    assert life.look(65) == Verdict(SILENT[side], "no answer to a ping for 15 s")
 
 
 @SIDES
@@ -184,7 +186,27 @@ def test_silence_is_our_own_doing_while_it_is_not_read(side: Side) -> None:
     life.view(side, LegView())
 
     assert life.look(64) == 65
-    assert life.look(65) == Verdict(SILENT[side], "no answer to a ping for 15 s")
+    # Perhaps it has answered something else meanwhile: it is asked anew.
+    assert len(life.pings(side)) == 1
+    assert life.look(65) == 80
+    assert len(life.pings(side)) == 1
+    assert life.look(80) == Verdict(SILENT[side], "no answer to a ping for 15 s")
+
+
+@SIDES
+def test_a_pong_that_never_comes_is_forgotten_where_there_is_life(side: Side) -> None:
+    """Who is pinged by both of us may answer the later ping alone (RFC 6455 section 5.5.3)."""
+    life = Life(Patience(ping=of_side(side, 20), ping_timeout=15))
+    life.look(20)
+    life.receive(side, 10, b"to the other one's ping")
+    assert life.look(25) == 40
+    life.pings(side)
+    assert life.look(40) == 55
+    [ping] = life.pings(side)
+    life.pong(side, 41, ping)
+
+    assert life.liveness.legs[side].rtt == 1
+    assert life.look(55) == 61
 
 
 @SIDES
