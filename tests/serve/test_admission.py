@@ -147,3 +147,26 @@ async def test_through_the_proxy(autojump_clock: trio.testing.MockClock) -> None
         second = world.connect()
         await second.send_all(UPGRADE)
         assert status(await read_head(second)) == 101
+
+
+async def test_routes_of_one_name_are_limited_by_themselves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As those of two listeners are, though records call both alike."""
+    start, end = CONFIG.index("[[listeners]]"), CONFIG.index("[upstreams")
+    config = CONFIG[:start] + "".join(
+        f'[[listeners]]\nbind = "127.0.0.1:{port}"\nname = "{name}"\n'
+        for port, name in ((1, "a"), (2, "b"))
+    )
+    for name, limit in (("a", "sessions = 1"), ("b", "sessions_per_address = 2")):
+        config += '[[routes]]\npath = "/deepstream"\nwebsocket = true\nupstream = "nodes"\n'
+        config += f'listener = "{name}"\nlimits.{limit}\n'
+    async with open_world(config + CONFIG[end:]) as world:
+        routes = world.service.config.routes
+        assert routes[0].name == routes[1].name
+        world.service.admit(routes[0], "192.0.2.1")
+        for _ in range(2):
+            world.service.admit(routes[1], "192.0.2.1")
+        for route, kind in ((routes[0], RouteFull), (routes[1], TooMany)):
+            with pytest.raises(kind):
+                world.service.admit(route, "192.0.2.1")

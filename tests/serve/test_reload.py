@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +17,7 @@ import trio
 import trio.testing
 import trustme
 
-from proxy import ConfigError, Hooks, NotRunning, Server, open_proxy, parse_config
+from proxy import ConfigError, Handshake, Hooks, NotRunning, Server, open_proxy, parse_config
 from proxy.config.model import Config
 from proxy.observe.record import Record
 from proxy.serve.reload import Changes, Reloaded, difference
@@ -583,3 +584,78 @@ async def test_nothing_is_left_of_many(tmp_path: Path, ca: trustme.CA) -> None:
 
         assert await is_alive(session)
         assert garbage < 100, garbage
+
+
+def called(name: str) -> str:
+    """One route, of the one listener, which is called so."""
+    return f'name = "{name}"\n' + route(more=f'listener = "{name}"').replace("keep", "drain")
+
+
+async def test_listener_that_is_called_otherwise_is_the_same_one() -> None:
+    base = BASE.replace('name = "plain"\n', "").replace(":0", ":{port}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        base = base.format(port=taken.getsockname()[1])
+    async with open_nodes("anna") as [node], AsyncExitStack() as resources:
+        nodes = pool(node.address)
+        async with open_proxy(parse_config(base + called("a") + nodes)) as server:
+            rig = Rig(server, [node], resources, None)
+            client, early = (
+                await WebSocket.connect(await rig.open(""), "h", "/deepstream"),
+                await rig.open(""),
+            )
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            done = await server.reload(parse_config(base + called("b") + nodes))
+
+            # Whoever has come in before it asks by the routes of now.
+            late = await WebSocket.connect(early, "h", "/deepstream")
+            assert await is_alive(late)
+            assert await is_alive(client)
+            assert (done.routes, done.sessions) == (Changes(), 0)
+            assert rig.removed == [False, False]
+
+
+async def test_handshake_that_a_hook_thinks_about_while_its_upstream_goes() -> None:
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def think(handshake: Handshake) -> None:
+        asked.set()
+        await go_on.wait()
+
+    leaves = route().replace("keep", "drain")
+    async with open_nodes("anna", "bert") as nodes, AsyncExitStack() as resources:
+        config = parse_config(BASE + leaves + pool(nodes[0].address))
+        hooks = {"/deepstream": Hooks(on_handshake=think)}
+        async with open_proxy(config, hooks=hooks) as server, trio.open_nursery() as nursery:
+            rig = Rig(server, nodes, resources, None)
+            gone: list[int] = []
+
+            async def connect() -> None:
+                client = await rig.connect()
+                gone.append((await close_of(client))[0])
+
+            nursery.start_soon(connect)
+            await asked.wait()
+            other = route(upstream="b").replace("keep", "drain")
+            await server.reload(parse_config(BASE + other + pool(nodes[1].address, name="b")))
+            go_on.set()
+            with trio.fail_after(LIMIT):
+                await until(lambda: gone)
+
+            # It came to the upstream that it was meant for, and had to leave it.
+            assert gone == [1012]
+            assert server.statistics().sessions == 0
+
+
+async def test_hooks_go_with_their_routes() -> None:
+    config = parse_config(BASE + route() + pool("127.0.0.1:1"))
+    other = parse_config(BASE + route("/other") + pool("127.0.0.1:1"))
+    async with open_proxy(config, hooks={"/deepstream": Hooks()}) as server:
+        with pytest.raises(ConfigError, match="no route is called that"):
+            await server.reload(other)
+        await server.reload(other, hooks={"/other": Hooks()})
+        assert list(server.service.hooks) == ["/other"]
+        with pytest.raises(ConfigError, match="no route is called that"):
+            await server.reload(config, hooks={"/other": Hooks()})
+        assert list(server.service.hooks) == ["/other"]
+        await server.reload(config, hooks={})
+        assert not server.service.hooks
