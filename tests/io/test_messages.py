@@ -266,3 +266,21 @@ async def test_end_does_not_wait_for_a_hook(
         await r.over.wait()
 
         assert cancelled.is_set()
+
+
+async def test_what_a_hook_returns_is_bounded_too(rig: Callable[..., Any]) -> None:
+    async def swell(message: Message) -> Message:
+        return Message(bytes(2**18 + len(message.data)), from_client=message.from_client)
+
+    limits = SessionLimits(held_bytes=2**18)
+    route = Route(path="/", upstream="u", websocket=True, limits=limits)
+    async with rig(swell, terms=Terms.of(route, 5.0)) as r:
+        await r.client.send(BytesMessage(b""))
+        received = 0
+        while received < 2**18:
+            received += len((await r.node.receive()).data)
+        await r.client.send(BytesMessage(bytes(100)))
+
+        assert codes(await r.client.receive()) == (1011, "a hook's message is too big")
+        assert codes(await r.node.receive()) == (1001, "")
+    assert r.tunnel.ending == "hook"

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.config.route import Ping, Route, SessionLimits
 from proxy.io.terms import Terms
+from proxy.io.transport import CHUNK
 from proxy.wire.frames import Scanner
 from proxy.wire.liveness import Patience
 from proxy.wire.opaque import OpaqueTunnel
@@ -186,3 +187,21 @@ def test_control_frames_have_a_rate() -> None:
 
 def test_control_frames_may_have_none() -> None:
     assert terms(limits=SessionLimits(controls_per_second=0)).control_rate is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "chunk"),
+    [
+        ({}, CHUNK),
+        # Of the smallest frames there are, no more than a burst; or of bytes.
+        ({"messages_per_second": 1000, "burst": 2}, 12_000),
+        ({"bytes_per_second": 4000, "burst": 2}, 8000),
+        ({"bytes_per_second": 4000, "messages_per_second": 100, "burst": 2}, 1200),
+        ({"bytes_per_second": 1e9, "messages_per_second": 1e9}, CHUNK),
+        ({"messages_per_second": 0.1, "burst": 0.01}, 256),
+    ],
+)
+def test_what_is_read_at_a_time_is_not_much_more_than_a_burst(
+    limits: dict[str, float], chunk: int
+) -> None:
+    assert terms(limits=SessionLimits(**limits)).chunk == chunk  # type: ignore[arg-type]  # a table

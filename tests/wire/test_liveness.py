@@ -385,3 +385,14 @@ def happens(life: Life, data: st.DataObject, at: float) -> None:
         life.tunnel.received(side, frame(2, bytes(100), key=key_of(side))[:50])
     elif what == "pong" and ping:
         life.pong(side, at, ping)
+
+
+def test_a_client_that_we_do_not_read_is_not_idle() -> None:
+    """It has sent too much, and is paused for that."""
+    life = Life(Patience(idle=60))
+    life.look(0)
+    life.view(CLIENT, LegView(reads=False))
+    assert life.look(60) == 120
+    life.view(CLIENT, LegView())
+
+    assert life.look(120) == Verdict("idle", "no data for 60 s")
