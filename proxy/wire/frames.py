@@ -88,9 +88,6 @@ class Scan:
     error: FrameError | None = None
 
 
-_ANY: Final = Rules()
-
-
 class Scanner:
     """One direction's frames.
 
@@ -99,6 +96,7 @@ class Scanner:
     """
 
     __slots__ = (
+        "_extended",
         "_fragments",
         "_held",
         "_largest",
@@ -120,22 +118,21 @@ class Scanner:
         "stopped",
     )
 
-    def __init__(self, *, masked: bool, reserved: int = 0, rules: Rules = _ANY) -> None:
+    def __init__(self, *, masked: bool, reserved: int = 0, rules: Rules = Rules()) -> None:
         self._rules = rules
         #: The longest whole message in one frame.
         self._largest = min(rules.message_bytes or _MAX, rules.frame_bytes or _MAX)
         #: Of the message that is under way: bytes so far, and fragments.
-        self._message = 0
-        self._fragments = 0
+        self._message = self._fragments = 0
         self._mask_bit = 0x80 if masked else 0
         self._overhead = 6 if masked else 2
-        # A small frame's second byte is its size and this; larger ones begin at that size.
+        # A small frame's second byte is its size and this; a larger one's size and second byte.
         self._small = self._mask_bit - self._overhead
         self._medium = 126 + self._overhead
+        self._extended = 126 | self._mask_bit
         self._reserved = reserved
         self._held = b""
-        self._watched = False
-        self._special = False
+        self._watched = self._special = False
         #: Bytes of the current data frame's payload that are still to come.
         self.left = 0
         #: Within a fragmented message.
@@ -144,8 +141,7 @@ class Scanner:
         self.stopped = False
         #: Released: bytes in all, and whole data messages, counted as their last frame begins;
         #: and of the bytes those of control frames.
-        self.bytes = self.messages = 0
-        self.controls = self.control_bytes = 0
+        self.bytes = self.messages = self.controls = self.control_bytes = 0
 
     @property
     def watched(self) -> bool:
@@ -169,17 +165,21 @@ class Scanner:
             self.left = left - size
             self.bytes += size
             return True
-        if not left and self._overhead <= size < self._medium:
-            # Nearly always: one small frame.
-            first = data[0]
-            if (first == 0x82 or first == 0x81) and data[1] == size + self._small:
+        if not left and ((first := data[0]) == 0x82 or first == 0x81):
+            # Nearly always: one frame of less than 64 KiB.  Its size says what its header must be.
+            if size < self._medium:
+                one = size >= self._overhead and data[1] == size + self._small
+            else:
+                length = size - self._medium + 124
+                one = data[3] == length & 0xFF and data[2] == length >> 8
+                one = one and data[1] == self._extended and 126 <= length <= self._largest
+            if one:
                 self.messages += 1
                 self.bytes += size
                 return True
         # From here on `left` is where the next frame begins; at the end it may lie past `size`.
         messages = 0
-        mask_bit = self._mask_bit
-        overhead = self._overhead
+        mask_bit, overhead = self._mask_bit, self._overhead
         while left < size:
             first = data[left]
             if (first != 0x82 and first != 0x81) or size - left < overhead:

@@ -173,6 +173,8 @@ def test_plain_knows_what_is_to_come_wherever_it_is_cut(size: int, *, masked: bo
         frame(2, b"x" * 70000)[:7],
         frame(2, b"x", key=b"abcd"),
         b"\x82\x7e\x00\x05hello",
+        b"\x82\x7e\x00\x7c" + bytes(124),
+        b"\x82\x7e\x00\x7d" + bytes(125),
         b"\x82\x7f" + (5).to_bytes(8, "big") + b"hello",
         b"\xc2\x01x",
         frame(2, b"x") + frame(10, b""),
