@@ -21,7 +21,7 @@ from .transport import SocketTransport
 class Splice(Relay):
     """Relay a session in the splicer."""
 
-    __slots__ = ("_is_ending", "_legs", "_result", "_resume", "_splicer", "_task")
+    __slots__ = ("_is_draining", "_is_ending", "_legs", "_result", "_resume", "_splicer", "_task")
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Splice(Relay):
         self._task: trio.lowlevel.Task | None = None
         self._result: outcome.Outcome[None] | None = None
         self._is_ending = False
+        self._is_draining = False
 
     async def run(self, early: tuple[bytes, bytes] = (b"", b"")) -> None:
         try:
@@ -108,6 +109,20 @@ class Splice(Relay):
         """Take notice that a leg's connection is over; `clean`: that nothing more comes from it."""
         self.tunnel.lost(leg.side, detail, clean=clean)
         self.settle()
+
+    def unsendable(self, leg: SplicedLeg, detail: str) -> None:
+        """Take notice that a leg takes nothing more; its last words, if there are any, come first.
+
+        Whoever has said goodbye and hung up may have been sent something meanwhile.
+        """
+        if not self._is_draining:
+            self._is_draining = True
+            seen = -1
+            while leg.events & IN and seen != (seen := self.tunnel.scanners[leg.side].bytes):
+                leg.read()
+            self._is_draining = False
+        if self._result is None:
+            self.lost(leg, detail)
 
     def fail(self, exc: Exception) -> None:
         """End with a bug's exception, in the session's own task."""

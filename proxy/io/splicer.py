@@ -130,7 +130,10 @@ class SplicedLeg:
         except BlockingIOError:
             return
         except OSError as exc:
-            self.splice.lost(broken, str(exc))
+            if broken is self:
+                self.splice.lost(self, str(exc))
+            else:
+                self.splice.unsendable(broken, str(exc))
             return
         if size:
             self.splice.received(self, bytes(_VIEW[:size]))

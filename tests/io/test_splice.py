@@ -16,7 +16,7 @@ from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
 from .conftest import OpenRig
-from .rig import LIMIT, Explosion, Rig, socket_pair
+from .rig import LIMIT, Explosion, Rig, open_rig, socket_pair
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -115,3 +115,20 @@ async def send_until_broken(rig: Rig, chunk: bytes) -> None:
             await rig.node.stream.send_all(chunk)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
+
+
+async def test_last_words_of_a_node_that_takes_nothing_more_arrive() -> None:
+    """It has said goodbye and hung up, and the client had something on its way to it."""
+    async with open_rig("splice", (), tcp=True) as r:  # type: ignore[arg-type]  # no TLS in it
+        await trio.testing.wait_all_tasks_blocked()
+        client, node = r.client.stream, r.node.stream
+        assert isinstance(client, SocketTransport)
+        assert isinstance(node, SocketTransport)
+        last = frame(2, b"last words") + frame(8, b"\x03\xe9")
+        # All of it before the splicer has its turn; what comes first is what it looks at first.
+        client.send(frame(2, b"too late", key=KEY))
+        node.send(last)
+        node.abort()
+
+        assert await client.receive_some() == last
+    assert r.tunnel.ending == "node_closed"
