@@ -11,6 +11,9 @@ import trio
 import trustme
 from hypothesis import settings
 
+from proxy.config.load import parse_config
+from proxy.io.tls import make_contexts
+
 # Deterministic, so that a failure in CI is a failure anywhere; no deadline, machines are shared.
 settings.register_profile("tidegate", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tidegate")
@@ -39,9 +42,26 @@ def ca() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def server_tls(ca: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+def server_tls(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A listener's, as the proxy makes it."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate = ca.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "it.pem"))
+    config = parse_config(
+        """
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        tls = { certificates = [ { cert_file = "it.pem", key_file = "it.pem" } ] }
+        [[routes]]
+        path = "/"
+        upstream = "u"
+        [upstreams.u]
+        nodes = [ "127.0.0.1:1" ]
+        """,
+        folder=folder,
+    )
+    (context,) = make_contexts(config).listeners
+    assert context is not None
     return context
 
 
@@ -57,6 +77,6 @@ def exact_tls(ca: trustme.CA) -> ssl.SSLContext:
     """A client's, for which an end without close_notify is a broken connection."""
     context = ssl.create_default_context()
     ca.configure_trust(context)
-    # Python sets this by itself.
+    # Some builds of Python set this by themselves.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return context

@@ -34,6 +34,9 @@ _CIPHERTEXT: Final = memoryview(bytearray(CHUNK))
 #: times as much; but pieces of 4 KiB cost a third more CPU than whole chunks.
 PIECE: Final = 4 * 1024
 PATIENCE: Final = 256
+#: A peer that ends its stream without close_notify can still be sent to.  Some builds of Python set
+#: it, others don't: OpenSSL then answers such an end with an alert and takes nothing more.
+_HALF_CLOSE: Final = ssl.OP_IGNORE_UNEXPECTED_EOF
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -287,6 +290,7 @@ def _upstream_contexts(
 
 def _server_context(tls: ListenerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= _HALF_CLOSE
     context.minimum_version = _VERSIONS[tls.minimum_version]
     # A client that renegotiates costs a handshake each time (TLS 1.2 only).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -306,6 +310,7 @@ def _no_passphrase() -> str:
 
 def _client_context(tls: NodeTls) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=tls.ca_file)
+    context.options |= _HALF_CLOSE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context

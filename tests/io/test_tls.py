@@ -69,6 +69,8 @@ def test_contexts(folder: Path) -> None:
     assert upstream.verify_mode == ssl.CERT_REQUIRED
     assert upstream.check_hostname
     assert len(upstream.get_ca_certs()) == 1
+    for context in (tls, upstream):
+        assert context.options & ssl.OP_IGNORE_UNEXPECTED_EOF, "what some builds of Python leave out"
 
 
 @pytest.mark.parametrize(
