@@ -30,8 +30,8 @@ from proxy.errors import (
     NodeUnwilling,
     ResponseTimeout,
 )
-from proxy.wire.frames import Opcode
 from proxy.wire.handshake import check_upgrade, client_response
+from proxy.wire.rules import Opcode
 
 from .dial import NodeSecurity, dial
 from .http1 import NodeHttp

@@ -8,10 +8,11 @@ from typing import Final, Self
 import attrs
 
 from proxy.config.route import Route, SessionLimits
-from proxy.wire.frames import Rules, Scanner
+from proxy.wire.frames import Scanner
 from proxy.wire.liveness import Patience
 from proxy.wire.opaque import OpaqueTunnel
 from proxy.wire.rate import Meter, Rate
+from proxy.wire.rules import STRICT, Rules
 from proxy.wire.tunnel import Tunnel
 
 from .transport import CHUNK
@@ -39,7 +40,7 @@ class Terms:
     #: What is read at a time of a client whose pace is watched, in bytes: what was read comes in at
     #: once, whatever the pace.
     chunk: int = CHUNK
-    rules: tuple[Rules, Rules] = (Rules(), Rules())
+    rules: tuple[Rules, Rules] = (STRICT, STRICT)
     #: Of a message that is shown to a hook.
     held_bytes: int = 4 * 2**20
     make_tunnel: Callable[[int], Tunnel] = lambda reserved: Tunnel(reserved=reserved)

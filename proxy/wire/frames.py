@@ -20,47 +20,15 @@ is anything to decide.  `scan` takes everything.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Final
 
 import attrs
 
 from .closing import FrameError, parse_close
+from .rules import FIN, MAX_LENGTH, STRICT, Opcode, Rules
 
-
-class Opcode(IntEnum):
-    """RFC 6455 section 11.8."""
-
-    CONTINUATION = 0x0
-    TEXT = 0x1
-    BINARY = 0x2
-    CLOSE = 0x8
-    PING = 0x9
-    PONG = 0xA
-
-
-_OPCODES: Final = frozenset(Opcode)
-FIN: Final = 0x80
-#: The longest that a header can say (section 5.2).
-_MAX: Final = 2**63 - 1
 #: The longest control frame: two bytes of header, a mask, 125 of payload.
 MAX_CONTROL: Final = 2 + 4 + 125
-
-
-@attrs.frozen
-class Rules:
-    """What one direction's frames may be; sizes in bytes, 125 at the least, 0: any.
-
-    `lenient` lets pass what leaves the frames' boundaries alone: masks where none should be, or
-    none where one should, reserved bits and opcodes, lengths in a longer form than needed, codes of
-    a Close that may not be sent.
-    """
-
-    message_bytes: int = 0
-    frame_bytes: int = 0
-    #: Of one message.
-    fragments: int = 0
-    lenient: bool = False
 
 
 @attrs.frozen
@@ -96,12 +64,14 @@ class Scanner:
     """
 
     __slots__ = (
+        "_decides",
         "_extended",
+        "_extra",
         "_fragments",
         "_held",
+        "_large",
         "_largest",
         "_mask_bit",
-        "_medium",
         "_message",
         "_overhead",
         "_reserved",
@@ -118,21 +88,23 @@ class Scanner:
         "stopped",
     )
 
-    def __init__(self, *, masked: bool, reserved: int = 0, rules: Rules = Rules()) -> None:
+    def __init__(self, *, masked: bool, reserved: int = 0, rules: Rules = STRICT) -> None:
         self._rules = rules
         #: The longest whole message in one frame.
-        self._largest = min(rules.message_bytes or _MAX, rules.frame_bytes or _MAX)
+        self._largest = min(rules.message_bytes or MAX_LENGTH, rules.frame_bytes or MAX_LENGTH)
         #: Of the message that is under way: bytes so far, and fragments.
         self._message = self._fragments = 0
         self._mask_bit = 0x80 if masked else 0
         self._overhead = 6 if masked else 2
-        # A small frame's second byte is its size and this; a larger one's size and second byte.
+        # A frame of less than `_large` has its size and `_small` as second byte, any other `_extra`
+        # bytes around its payload.
         self._small = self._mask_bit - self._overhead
-        self._medium = 126 + self._overhead
+        self._extra = self._overhead + 2
+        self._large = self._overhead + 126
         self._extended = 126 | self._mask_bit
         self._reserved = reserved
         self._held = b""
-        self._watched = self._special = False
+        self._watched = self._decides = self._special = False
         #: Bytes of the current data frame's payload that are still to come.
         self.left = 0
         #: Within a fragmented message.
@@ -154,58 +126,69 @@ class Scanner:
         self._settle()
 
     def _settle(self) -> None:
-        self._special = bool(self._held or self.fragmented or self.stopped or self._watched)
+        self._decides = bool(self._held or self.fragmented or self.stopped or self._watched)
+        self._special = self._decides or self.left > 0
 
     def plain(self, data: bytes | bytearray, size: int) -> bool:
         """Release all of `data[:size]` if it is nothing but unfragmented data frames, or say no."""
-        if self._special:
-            return False
-        left = self.left
-        if left > size:
-            self.left = left - size
+        if self._special or size < self._overhead:
+            return self._rest(data, size)
+        # Nearly always: one frame of less than 64 KiB.  Its size says what its header must be.
+        if ((first := data[0]) == 0x82 or first == 0x81) and (
+            data[1] == size + self._small
+            if size < self._large
+            else data[1] == self._extended
+            and (length := data[2] << 8 | data[3]) == size - self._extra
+            and 126 <= length <= self._largest
+        ):
+            self.messages += 1
             self.bytes += size
             return True
-        if not left and ((first := data[0]) == 0x82 or first == 0x81):
-            # Nearly always: one frame of less than 64 KiB.  Its size says what its header must be.
-            if size < self._medium:
-                one = size >= self._overhead and data[1] == size + self._small
-            else:
-                length = size - self._medium + 124
-                one = data[3] == length & 0xFF and data[2] == length >> 8
-                one = one and data[1] == self._extended and 126 <= length <= self._largest
-            if one:
-                self.messages += 1
-                self.bytes += size
-                return True
-        # From here on `left` is where the next frame begins; at the end it may lie past `size`.
+        return self._frames(data, size, 0)
+
+    def _rest(self, data: bytes | bytearray, size: int) -> bool:
+        """As `plain`, where a payload is under way or too little has come for a header."""
+        left = self.left
+        if self._decides or not left:
+            return False
+        if left < size:
+            return self._frames(data, size, left)
+        self.left = left - size
+        self._special = left > size
+        self.bytes += size
+        return True
+
+    def _frames(self, data: bytes | bytearray, size: int, position: int) -> bool:
+        """As `plain`, from where a frame begins; at the end `position` may lie past `size`."""
         messages = 0
         mask_bit, overhead = self._mask_bit, self._overhead
-        while left < size:
-            first = data[left]
-            if (first != 0x82 and first != 0x81) or size - left < overhead:
+        while position < size:
+            first = data[position]
+            if (first != 0x82 and first != 0x81) or size - position < overhead:
                 return False
-            length = data[left + 1] - mask_bit
+            length = data[position + 1] - mask_bit
             if 0 <= length < 126:
-                end = left + overhead + length
-            elif length == 126 and size - left >= overhead + 2:
-                length = data[left + 2] << 8 | data[left + 3]
+                end = position + overhead + length
+            elif length == 126 and size - position >= overhead + 2:
+                length = data[position + 2] << 8 | data[position + 3]
                 if not 126 <= length <= self._largest:
                     return False
-                end = left + overhead + 2 + length
-            elif length == 127 and size - left >= overhead + 8:
-                length = int.from_bytes(data[left + 2 : left + 10], "big")
+                end = position + overhead + 2 + length
+            elif length == 127 and size - position >= overhead + 8:
+                length = int.from_bytes(data[position + 2 : position + 10], "big")
                 if not 65536 <= length <= self._largest:
                     return False
-                end = left + overhead + 8 + length
+                end = position + overhead + 8 + length
             else:
                 return False
             messages += 1
             if end < size and messages & 3 == 1:
-                alike = _alike(data, left, end - left, size)
+                alike = _alike(data, position, end - position, size)
                 messages += alike
-                end += alike * (end - left)
-            left = end
-        self.left = left - size
+                end += alike * (end - position)
+            position = end
+        self.left = position - size
+        self._special = position > size
         self.messages += messages
         self.bytes += size
         return True
@@ -244,18 +227,19 @@ class Scanner:
             FrameError: as soon as the bytes at hand show that it is not legal here.
         """
         size = len(data)
-        self._check_first(data[start])
+        rules = self._rules
+        rules.check_first(data[start], fragmented=self.fragmented, reserved=self._reserved)
         if size - start < 2:
             return None
         second = data[start + 1]
-        self._check_second(data[start], second)
+        rules.check_second(data[start], second, self._mask_bit)
         length = second & 0x7F
         payload = start + 2
         if length > 125:
             payload += 2 if length == 126 else 8
             if size < payload:
                 return None
-            length = self._extended_length(data[start + 2 : payload])
+            length = rules.read_length(data[start + 2 : payload])
         payload += second >> 5 & 4
         if size < payload:
             return None
@@ -270,49 +254,13 @@ class Scanner:
 
     def _data(self, first: int, length: int) -> None:
         """Account for a data frame."""
-        rules = self._rules
         self._message += length
         self._fragments += 1
-        if length > (rules.frame_bytes or _MAX):
-            raise FrameError("frame too big", 1009)
-        if self._message > (rules.message_bytes or _MAX):
-            raise FrameError("message too big", 1009)
-        if self._fragments > (rules.fragments or _MAX):
-            raise FrameError("too many fragments", 1008)
+        self._rules.check_sizes(length, self._message, self._fragments)
         self.fragmented = first < FIN
         if not self.fragmented:
             self.messages += 1
             self._message = self._fragments = 0
-
-    def _check_first(self, first: int) -> None:
-        opcode = first & 0x0F
-        control = opcode >= Opcode.CLOSE
-        if control and first < FIN:
-            raise FrameError("fragmented control frame")
-        if not control and self.fragmented != (opcode == Opcode.CONTINUATION):
-            raise FrameError("fragment missing" if self.fragmented else "unexpected continuation")
-        if self._rules.lenient:
-            return
-        if opcode not in _OPCODES:
-            raise FrameError("reserved opcode")
-        # No extension gives a meaning to reserved bits on control frames.
-        if first & 0x70 & ~(0 if control else self._reserved):
-            raise FrameError("reserved bit set")
-
-    def _check_second(self, first: int, second: int) -> None:
-        if first & 0x0F >= Opcode.CLOSE and second & 0x7F > 125:
-            raise FrameError("control frame too long")
-        if second & 0x80 != self._mask_bit and not self._rules.lenient:
-            raise FrameError("frame is not masked" if self._mask_bit else "frame is masked")
-
-    def _extended_length(self, encoded: bytes) -> int:
-        """Return a length of 2 or 8 bytes, which must be the shortest form (section 5.2)."""
-        length = int.from_bytes(encoded, "big")
-        if length >> 63:
-            raise FrameError("length has its first bit set")
-        if length < (126 if len(encoded) == 2 else 65536) and not self._rules.lenient:
-            raise FrameError("length is not minimal")
-        return length
 
     def _control(self, data: bytes, start: int, payload: int, end: int) -> Control:
         content = data[payload:end]

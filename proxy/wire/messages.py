@@ -17,7 +17,8 @@ import attrs
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
 from .closing import FrameError
-from .frames import Rules, Scan, Scanner
+from .frames import Scan, Scanner
+from .rules import STRICT, Rules
 from .tunnel import Side
 
 #: Builders of frames as each side sends them: a client's are masked.
@@ -25,9 +26,6 @@ _BUILDERS: Final = (
     FrameProtocol(client=True, extensions=[]),
     FrameProtocol(client=False, extensions=[]),
 )
-
-
-_ANY: Final = Rules()
 
 
 def _check_data(_: object, __: attrs.Attribute[Any], value: object) -> None:
@@ -62,7 +60,7 @@ class MessageReader:
     The rules are kept to the letter, lenient or not: what passes is written anew.
     """
 
-    def __init__(self, side: Side, rules: Rules = _ANY, *, limit: int) -> None:
+    def __init__(self, side: Side, rules: Rules = STRICT, *, limit: int) -> None:
         self._from_client = side is Side.CLIENT
         size = min(rules.message_bytes or limit, limit)
         rules = attrs.evolve(rules, message_bytes=size, lenient=False)

@@ -34,7 +34,8 @@ import attrs
 from wsproto.frame_protocol import FrameProtocol
 
 from .closing import NO_STATUS, Ending, FrameError, Party, parse_close, party
-from .frames import Control, Opcode, Rules, Scan, Scanner
+from .frames import Control, Scan, Scanner
+from .rules import STRICT, Opcode, Rules
 
 
 class Side(IntEnum):
@@ -94,9 +95,7 @@ class Tunnel:
 
     __slots__ = ("_lenient", "detail", "ending", "legs", "scanners")
 
-    def __init__(
-        self, *, reserved: int = 0, rules: tuple[Rules, Rules] = (Rules(), Rules())
-    ) -> None:
+    def __init__(self, *, reserved: int = 0, rules: tuple[Rules, Rules] = (STRICT, STRICT)) -> None:
         #: What comes from each side.
         self.scanners = (
             Scanner(masked=True, reserved=reserved, rules=rules[0]),

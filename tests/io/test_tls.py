@@ -70,7 +70,7 @@ def test_contexts(folder: Path) -> None:
     assert upstream.check_hostname
     assert len(upstream.get_ca_certs()) == 1
     for context in (tls, upstream):
-        assert context.options & ssl.OP_IGNORE_UNEXPECTED_EOF, "what some builds of Python leave out"
+        assert context.options & ssl.OP_IGNORE_UNEXPECTED_EOF, "not all Pythons do"
 
 
 @pytest.mark.parametrize(

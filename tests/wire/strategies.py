@@ -7,7 +7,8 @@ from itertools import pairwise
 import attrs
 from hypothesis import strategies as st
 
-from proxy.wire.frames import Rules, unmask
+from proxy.wire.frames import unmask
+from proxy.wire.rules import Rules
 
 
 def frame(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.wire.closing import Ending, FrameError
-from proxy.wire.frames import Rules
+from proxy.wire.rules import Rules
 from proxy.wire.tunnel import Side, Tunnel
 
 from .conftest import Feed

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.frames import Control, Rules, Scanner
+from proxy.wire.frames import Control, Scanner
+from proxy.wire.rules import Rules
 
 from .strategies import Piece, cuts, frame, rules, streams, wild_pieces
 
