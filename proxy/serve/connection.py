@@ -2,7 +2,8 @@
 
 This is the only file that knows the whole story; each step of it lives elsewhere:
 
-    TLS, request head       io.transport, io.http1    under one deadline
+    TLS                     serve.arrival             under one deadline
+    request head            io.http1                  with this
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
     a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
@@ -31,13 +32,13 @@ from proxy.errors import (
     RequestTimeout,
 )
 from proxy.io.http1 import ClientHttp
-from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
 from proxy.wire.headers import ClientFacts, get
 
+from .arrival import shake_hands
 from .forward import Forward
 from .hooked import HookedSession, tell_closed
 from .reach import key_of
@@ -91,8 +92,13 @@ class Connection:
         """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
         deadline = trio.current_time() + self.service.config.timeouts.handshake
         record = self._new_record()
-        if self.tls is not None and not await self._shake_hands(self.tls, record, deadline):
-            return None
+        if self.tls is not None:
+            assert isinstance(self.stream, SocketTransport)
+            transport = await shake_hands(self.stream, self.tls, record, deadline)
+            if transport is None:
+                self.service.on_record(record)
+                return None
+            self.stream = transport
         http = ClientHttp(self.stream, self.service.head_limits)
         first = True
         while True:
@@ -105,22 +111,6 @@ class Connection:
 
     def _new_record(self) -> Record:
         return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
-
-    async def _shake_hands(self, tls: ssl.SSLContext, record: Record, deadline: float) -> bool:
-        assert isinstance(self.stream, SocketTransport)
-        started = trio.current_time()
-        self.stream = transport = TlsTransport(self.stream.sock, tls)
-        record.detail = "The TLS handshake was not complete in time."
-        try:
-            with trio.move_on_at(deadline):
-                await transport.do_handshake()
-                record.tls_time = trio.current_time() - started
-                record.detail = ""
-                return True
-        except trio.BrokenResourceError as exc:
-            record.detail = f"The TLS handshake failed: {exc.__cause__ or exc}."
-        self.service.on_record(record)
-        return False
 
     async def _splice(self, established: Established) -> None:
         """Relay frames until both sides are done, and account for it."""
