@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import h11
 import trio
 
-from proxy.errors import BadRequest, ClientGone, HeadTooLarge, NotImplementedCoding, Refusal
+from proxy.errors import BadRequest, ClientGone, Refusal
 from proxy.wire.body import (
     Body,
     BodyCutShort,
@@ -21,15 +20,12 @@ from proxy.wire.body import (
     last_chunk,
     request_body,
 )
-from proxy.wire.head import parse_request, write_response
+from proxy.wire.head import Request, check_request, read_request, write_response
 from proxy.wire.headers import (
     Fields,
     Headers,
     HeadLimits,
-    check_head,
-    check_request,
     find_head,
-    tokens,
 )
 from proxy.wire.refusal import answer_to
 
@@ -52,8 +48,8 @@ class ClientHttp(Http1):
         self._reset()
 
     def _reset(self) -> None:
-        #: The current request as h11 read it, also if it was refused then.
-        self.request: h11.Request | None = None
+        #: The current request as it was read, also if it was refused then.
+        self.request: Request | None = None
         self.body: Body = SizedBody(0)
         #: Of the answer: its head, until it goes out, and how its body is framed.
         self._head = b""
@@ -66,47 +62,63 @@ class ClientHttp(Http1):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ClientGone(str(exc)) from exc
 
-    async def _send(self, data: bytes) -> None:
+    def _send_nowait(self, data: bytes) -> bool:
         try:
-            await super()._send(data)
+            return super()._send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ClientGone(str(exc)) from exc
 
-    async def wait_request(self) -> bool:
-        """Wait for the first byte of a request; return False if the client hung up instead."""
-        if not self._buffer:
-            self._buffer = await self._receive()
+    async def flush(self) -> None:
+        """Send what did not go out at once; if that is cut short, nothing more can be sent."""
+        try:
+            await self._flush()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ClientGone(str(exc)) from exc
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something of a request is here."""
+        # Some clients send an empty line behind a body (RFC 9112 section 2.2).
+        self._buffer = self._buffer.removeprefix(b"\r\n")
         return bool(self._buffer)
 
-    async def read_request(self) -> h11.Request:
+    async def wait_request(self) -> bool:
+        """Wait for the first byte of a request; return False if the client hung up instead."""
+        while not self.has_begun:
+            data = await self._receive()
+            if not data:
+                return False
+            self._buffer += data
+        return True
+
+    def request_nowait(self) -> Request | None:
+        """Return the next request's head if it is here, its target in origin form.
+
+        Raises:
+            BadRequest: or what else refuses a head.
+        """
+        end = find_head(self._buffer, self._limits)
+        if end is None:
+            return None
+        head, self._buffer = self._buffer[:end], self._buffer[end:]
+        self.request = read_request(head, self._limits)
+        self.request = request = check_request(self.request)
+        self.body = request_body(request)
+        self._closes = request.http_version != b"1.1" or request.lists(b"connection", b"close")
+        return request
+
+    async def read_request(self) -> Request:
         """Return the next request's head, its target in origin form.
 
         Raises:
             BadRequest: or what else refuses a head.
         """
-        while (end := find_head(self._buffer, self._limits)) is None:
+        while (request := self.request_nowait()) is None:
             data = await self._receive()
             if not data:
                 raise ClientGone("It hung up within a request head.")
             self._buffer += data
-        head, self._buffer = self._buffer[:end], self._buffer[end:]
-        check_head(head, self._limits)
-        try:
-            self.request = request = parse_request(head)
-        except h11.RemoteProtocolError as exc:
-            raise _refusal(exc) from exc
-        headers = request.headers.raw_items()
-        target = check_request(request.method, request.target, request.http_version, headers)
-        self.body = request_body(headers)
-        self._closes = request.http_version != b"1.1" or b"close" in tokens(headers, b"connection")
-        if target != request.target:
-            self.request = h11.Request(
-                method=request.method,
-                target=target,
-                headers=request.headers,
-                http_version=request.http_version,
-            )
-        return self.request
+        return request
 
     @property
     def is_modern(self) -> bool:
@@ -116,7 +128,7 @@ class ClientHttp(Http1):
     @property
     def takes_trailers(self) -> bool:
         """Whether it has said that it knows what to do with them (RFC 9110 section 6.5.1)."""
-        return self.request is not None and b"trailers" in tokens(self.request.headers, b"te")
+        return self.request is not None and self.request.lists(b"te", b"trailers")
 
     def whole_body(self, limit: int) -> bytes | None:
         """Return the request's body if all of it is here and it is no longer than `limit`."""
@@ -127,8 +139,8 @@ class ClientHttp(Http1):
         self._buffer = self._buffer[used:]
         return content
 
-    async def read_body(self) -> bytes | None:
-        """Return the next piece of the request's body, None at its end.
+    async def read_body(self) -> bytes:
+        """Return the next piece of the request's body, b"" at its end.
 
         Raises:
             BadRequest: its framing is broken.
@@ -182,7 +194,8 @@ class ClientHttp(Http1):
 
     async def inform(self, status: int, reason: bytes, headers: Headers) -> None:
         """Send an answer that is not the last one: 1xx."""
-        await self._send(write_response(status, reason, headers))
+        if not self._send_nowait(write_response(status, reason, headers)):
+            await self.flush()
 
     def begin(
         self,
@@ -211,16 +224,24 @@ class ClientHttp(Http1):
             headers = [*headers, (b"Connection", b"close")]
         self._head = write_response(status, reason, headers)
 
-    async def write(self, piece: bytes, *, last: bool = False, trailers: Fields = ()) -> None:
-        """Send a piece of an answer's body, which may be none; `last`: all of it is there now."""
+    def write_nowait(self, piece: bytes, *, last: bool = False, trailers: Fields = ()) -> bool:
+        """Send a piece of an answer's body, which may be none; `last`: all of it is there now.
+
+        Returns whether all has gone out.  If not, call `flush`.
+        """
         data, self._head = [self._head], b""
         if piece and not self._bodiless:
             data.append(chunk(piece) if self._chunked else piece)
         if last and self._chunked:
             data.append(last_chunk(trailers))
-        if together := b"".join(data):
-            await self._send(together)
         self._whole = last
+        together = b"".join(data)
+        return not together or self._send_nowait(together)
+
+    async def write(self, piece: bytes, *, last: bool = False) -> None:
+        """Send a piece of an answer's body, as `write_nowait` does, however long it takes."""
+        if not self.write_nowait(piece, last=last):
+            await self.flush()
 
     async def refuse(self, refusal: Refusal, request_id: str) -> None:
         """Answer with an error, unless an answer has begun."""
@@ -240,12 +261,3 @@ def _sized(headers: Headers, length: int | None) -> Headers:
         return headers
     headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
     return headers if length is None else [*headers, (b"Content-Length", b"%d" % length)]
-
-
-def _refusal(exc: h11.RemoteProtocolError) -> Refusal:
-    if exc.error_status_hint == 501:
-        return NotImplementedCoding()
-    if exc.error_status_hint == 431:
-        return HeadTooLarge()
-    # What h11 says behind a colon quotes the request, which may hold secrets.
-    return BadRequest(f"The request is malformed: {str(exc).partition(':')[0]}.")

@@ -12,8 +12,8 @@ import trio
 
 from proxy.errors import BadResponse, ClosedEarly
 from proxy.wire.body import Body, BodyError, EndlessBody, SizedBody, response_body
-from proxy.wire.head import find_response_head, parse_response, write_request
-from proxy.wire.headers import Headers, tokens
+from proxy.wire.head import Response, find_response_head, read_response, write_request
+from proxy.wire.headers import Headers
 
 from .http1 import Http1
 
@@ -34,29 +34,49 @@ class NodeHttp(Http1):
         self._heard = False
         self._stays = False
 
-    async def ask(self, method: bytes, target: bytes, headers: Headers, piece: bytes = b"") -> None:
+    def ask_nowait(
+        self, method: bytes, target: bytes, headers: Headers, piece: bytes = b""
+    ) -> bool:
         """Send the head of a request, and what there is of its body, framed as the head says.
+
+        Returns whether all has gone out.  If not, call `flush`.
 
         Raises:
             ClosedEarly: the node hung up; it may have answered all the same.
         """
         self._method = method
-        await self.send(write_request(method, target, headers) + piece)
+        return self.send_nowait(write_request(method, target, headers) + piece)
 
-    async def send(self, data: bytes) -> None:
-        """Send more of a request.
+    async def ask(self, method: bytes, target: bytes, headers: Headers) -> None:
+        """Send the head of a request, as `ask_nowait` does, however long it takes."""
+        if not self.ask_nowait(method, target, headers):
+            await self.flush()
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send more of a request; return whether all has gone out.  If not, call `flush`.
 
         Raises:
             ClosedEarly: the node hung up; it may have answered all the same.
         """
         try:
-            await self._send(data)
+            return self._send_nowait(data)
+        except trio.BrokenResourceError as exc:
+            raise ClosedEarly(self.node) from exc
+
+    async def flush(self) -> None:
+        """Send what did not go out at once.
+
+        Raises:
+            ClosedEarly: the node hung up; it may have answered all the same.
+        """
+        try:
+            await self._flush()
         except trio.BrokenResourceError as exc:
             raise ClosedEarly(self.node) from exc
 
     async def read_response(
-        self, inform: Callable[[h11.InformationalResponse], Awaitable[object]] | None = None
-    ) -> h11.Response | h11.InformationalResponse:
+        self, inform: Callable[[Response], Awaitable[object]] | None = None
+    ) -> Response:
         """Return the head of the final answer, or of a 101; `inform` is shown what comes before.
 
         Raises:
@@ -65,20 +85,19 @@ class NodeHttp(Http1):
         """
         while True:
             response = await self._read_head()
-            if isinstance(response, h11.Response) or response.status_code == 101:
+            if response.status_code >= 200 or response.status_code == 101:
                 break
             if inform is not None:
                 await inform(response)
-        headers = response.headers.raw_items()
-        self.body = response_body(self._method, response.status_code, headers)
+        self.body = response_body(self._method, response)
         self._stays = (
             response.http_version == b"1.1"
-            and b"close" not in tokens(headers, b"connection")
+            and not response.lists(b"connection", b"close")
             and not isinstance(self.body, EndlessBody)
         )
         return response
 
-    async def _read_head(self) -> h11.Response | h11.InformationalResponse:
+    async def _read_head(self) -> Response:
         try:
             while (end := find_response_head(self._buffer)) is None:
                 if len(self._buffer) > RESPONSE_HEAD_BYTES:
@@ -91,14 +110,25 @@ class NodeHttp(Http1):
             head, self._buffer = self._buffer[:end], self._buffer[end:]
             if len(head) > RESPONSE_HEAD_BYTES:
                 raise BadResponse(self.node, "The head of the node's answer is too large.")
-            return parse_response(head)
+            return read_response(head)
         except (h11.RemoteProtocolError, trio.BrokenResourceError) as exc:
             if not self._heard:
                 raise ClosedEarly(self.node) from exc
             raise BadResponse(self.node) from exc
 
-    async def read_body(self) -> bytes | None:
-        """Return the next piece of the answer's body, None at its end.
+    def body_nowait(self) -> bytes:
+        """Return what is here already of the answer's body.
+
+        Raises:
+            BadResponse: its framing is broken.
+        """
+        try:
+            return self._piece_nowait(self.body)
+        except BodyError as exc:
+            raise BadResponse(self.node, "The node's answer was cut short.") from exc
+
+    async def read_body(self) -> bytes:
+        """Return the next piece of the answer's body, b"" at its end.
 
         Raises:
             BadResponse: its framing is broken, or the node hung up within it.

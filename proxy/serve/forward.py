@@ -11,12 +11,10 @@ still there then.  A request that takes longer is watched: when its client hangs
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
-import h11
 import trio
 from outcome import Outcome, acapture
 
@@ -37,14 +35,13 @@ from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire.body import ChunkedBody, SizedBody, chunk, last_chunk
+from proxy.wire.head import Request, Response
 from proxy.wire.headers import (
     ClientFacts,
     Fields,
     Headers,
     end_to_end,
-    get,
     request_headers,
-    tokens,
     trailers_to_send,
 )
 
@@ -65,7 +62,7 @@ class Forward:
     """One request and its answer."""
 
     def __init__(
-        self, service: Service, client: ClientHttp, request: h11.Request, record: Record
+        self, service: Service, client: ClientHttp, request: Request, record: Record
     ) -> None:
         self._service = service
         self._config: Config = service.config
@@ -76,7 +73,7 @@ class Forward:
         #: The whole body if it is here already; None: it is still to come.
         self._body = client.whole_body(_SMALL)
         self._harmless = request.method in _IDEMPOTENT and self._body is not None
-        self._response: h11.Response | None = None
+        self._response: Response | None = None
         # By when there has to be an answer: known once the node has the whole request.
         self._answer_by = math.inf
         self._answering = trio.CancelScope()
@@ -142,25 +139,30 @@ class Forward:
     async def _send_request(self, node: NodeHttp, headers: Headers) -> None:
         request, body = self._request, self._body
         self._answer_by = math.inf
-        with self._time_to_read(node):
-            await node.ask(request.method, request.target, headers, body or b"")
+        if not node.ask_nowait(request.method, request.target, headers, body or b""):
+            await self._flush(node)
         if body is not None:
             self._record.bytes_from_client = len(body)
             self._start_waiting()
-            await self._while_there(partial(self._read_head, node))
+            await self._await_head(node)
+
+    async def _flush(self, node: NodeHttp) -> None:
+        with trio.move_on_after(self._config.timeouts.body) as scope:
+            await node.flush()
+        if scope.cancelled_caught:
+            raise ResponseTimeout(node.node, "The node has stopped reading.")
 
     def _node_headers(self, facts: ClientFacts, attempt: Attempt) -> Headers:
-        given = self._request.headers.raw_items()
-        headers = request_headers(given, facts)
+        headers = request_headers(self._request.headers, facts)
         if self._body is not None or not self._client.is_modern:
             # There is nothing to go on with: all of it is here, or it knows nothing of that.
             headers = [pair for pair in headers if pair[0].lower() != b"expect"]
-        if get(headers, b"host") is None:
+        if self._request.get(b"host") is None:
             headers.insert(0, (b"Host", attempt.node.name.encode()))
         if self._chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         options = [] if attempt.upstream.config.keepalive else [b"close"]
-        if b"trailers" in tokens(given, b"te"):
+        if self._client.takes_trailers:
             headers.append((b"TE", b"trailers"))
             options.append(b"TE")
         if options:
@@ -206,19 +208,20 @@ class Forward:
 
     async def _upload(self, node: NodeHttp) -> None:
         sent = 0
-        while (piece := await self._read_piece()) is not None:
+        while piece := await self._read_piece():
             sent += len(piece)
             if sent > self._config.limits.body_bytes:
                 raise BodyTooLarge
             self._record.bytes_from_client = sent
-            with self._time_to_read(node):
-                await node.send(chunk(piece) if self._chunked else piece)
+            if not node.send_nowait(chunk(piece) if self._chunked else piece):
+                await self._flush(node)
         if self._chunked:
-            with self._time_to_read(node):
-                await node.send(last_chunk(trailers_to_send(self._client.body.trailers)))
+            end = last_chunk(trailers_to_send(self._client.body.trailers))
+            if not node.send_nowait(end):
+                await self._flush(node)
         self._start_waiting()
 
-    async def _read_piece(self) -> bytes | None:
+    async def _read_piece(self) -> bytes:
         with trio.move_on_after(self._config.timeouts.body):
             return await self._client.read_body()
         raise RequestTimeout("The request body did not come in time.")
@@ -228,28 +231,31 @@ class Forward:
             self._answer_by = trio.current_time() + self._config.timeouts.response
             self._answering.deadline = self._answer_by
 
+    async def _await_head(self, node: NodeHttp) -> None:
+        """Read the head of the answer, for as long as the client is there."""
+        with trio.CancelScope(deadline=min(self._answer_by, trio.current_time() + _PATIENCE)):
+            self._response = await self._respond(node)
+            return
+        await self._while_there(partial(self._read_head, node))
+
     async def _read_head(self, node: NodeHttp) -> None:
         with trio.CancelScope(deadline=self._answer_by) as self._answering:
-            response = await node.read_response(self._inform)
-            if not isinstance(response, h11.Response):
-                raise BadResponse(node.node, "The node switched protocols without being asked.")
-            self._response = response
+            self._response = await self._respond(node)
         if self._response is None:
             raise ResponseTimeout(node.node)
 
-    @contextmanager
-    def _time_to_read(self, node: NodeHttp) -> Iterator[None]:
-        """Within it the node has to take what it is sent."""
-        with trio.move_on_after(self._config.timeouts.body) as scope:
-            yield
-        if scope.cancelled_caught:
-            raise ResponseTimeout(node.node, "The node has stopped reading.")
+    async def _respond(self, node: NodeHttp) -> Response:
+        response = await node.read_response(self._inform)
+        if response.status_code == 101:
+            raise BadResponse(node.node, "The node switched protocols without being asked.")
+        return response
 
-    async def _inform(self, response: h11.InformationalResponse) -> None:
+    async def _inform(self, response: Response) -> None:
         """Pass on what comes before the answer; one that waits with its body waits for that."""
         if self._client.is_modern and not (response.status_code == 100 and self._body is not None):
-            headers = end_to_end(response.headers.raw_items())
-            with trio.move_on_after(self._config.timeouts.body) as scope:
+            # Cut short it would be the end of the connection.
+            with trio.move_on_after(self._config.timeouts.body, shield=True) as scope:
+                headers = end_to_end(response.headers)
                 await self._client.inform(response.status_code, response.reason, headers)
             if scope.cancelled_caught:
                 raise ClientGone("The client has stopped reading.")
@@ -263,19 +269,21 @@ class Forward:
             self._record,
             limit=self._config.timeouts.body,
             close=self._service.draining,
-            wait=_simply if watched else self._while_there,
+            read=NodeHttp.read_body if watched else self._read_body,
         )
 
-    async def _while_there(self, do: Callable[[], Awaitable[T]]) -> T:
-        """Wait for something, as long as the client does.
+    async def _read_body(self, node: NodeHttp) -> bytes:
+        """Return the next piece of the answer, for as long as the client is there."""
+        with trio.move_on_after(_PATIENCE):
+            return await node.read_body()
+        return await self._while_there(node.read_body)
 
-        What is cut short has to be such that it can be begun again.
+    async def _while_there(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Do something, as long as the client is there.
 
         Raises:
             ClientGone: it has hung up.
         """
-        with trio.move_on_after(_PATIENCE):
-            return await do()
         result: Outcome[T] | None = None
 
         async def go_on() -> None:
@@ -293,53 +301,48 @@ class Forward:
             result = None
 
 
-async def _simply(do: Callable[[], Awaitable[T]]) -> T:
-    return await do()
-
-
 async def relay_response(
     node: NodeHttp,
-    response: h11.Response,
+    response: Response,
     client: ClientHttp,
     record: Record,
     *,
     limit: float,
     close: bool = False,
-    wait: Callable[[Callable[[], Awaitable[bytes | None]]], Awaitable[bytes | None]] = _simply,
+    read: Callable[[NodeHttp], Awaitable[bytes]] = NodeHttp.read_body,
 ) -> None:
     """Send a node's answer to the client, piece by piece, each within `limit` seconds.
 
-    `close` ends the client's connection behind it; `wait` does what takes time.
+    `close` ends the client's connection behind it; `read` is how it is read.
 
     Raises:
         BadResponse, ResponseTimeout: the node did not send all of it.
         ClientGone: or it has stopped reading.
     """
     record.status = response.status_code
-    headers = end_to_end(response.headers.raw_items())
     length = node.body.size if isinstance(node.body, SizedBody) else None
+    headers = end_to_end(response.headers)
     client.begin(response.status_code, response.reason, headers, length, close=close)
     # The head goes out with the first piece if that is here already.
-    if not (node.body.done or node.early_data()):
-        await _write(client, b"", limit)
-    while True:
-        piece: bytes | None = None
+    piece = node.body_nowait()
+    record.bytes_from_node += len(piece)
+    while not node.body.done:
+        await _write(client, piece, limit)
         with trio.move_on_after(limit) as scope:
-            piece = await wait(node.read_body)
+            piece = await read(node)
         if scope.cancelled_caught:
             raise ResponseTimeout(node.node, "The node's answer stopped half-way.")
-        record.bytes_from_node += len(piece or b"")
-        if node.body.done:
-            break
-        await _write(client, piece or b"", limit)
+        record.bytes_from_node += len(piece)
     trailers = trailers_to_send(node.body.trailers) if client.takes_trailers else ()
-    await _write(client, piece or b"", limit, last=True, trailers=trailers)
+    await _write(client, piece, limit, last=True, trailers=trailers)
 
 
 async def _write(
     client: ClientHttp, piece: bytes, limit: float, *, last: bool = False, trailers: Fields = ()
 ) -> None:
+    if client.write_nowait(piece, last=last, trailers=trailers):
+        return
     with trio.move_on_after(limit) as scope:
-        await client.write(piece, last=last, trailers=trailers)
+        await client.flush()
     if scope.cancelled_caught:
         raise ClientGone("The client has stopped reading.")

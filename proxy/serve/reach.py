@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
-import h11
 import trio
 
 from proxy.errors import ClientGone, Draining, HoldFull, NodeError, Refusal
@@ -23,6 +22,7 @@ from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
 from proxy.pool.node import Lease, Node
 from proxy.pool.upstream import Upstream
+from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts
 from proxy.wire.keys import hash_key
 
@@ -31,12 +31,11 @@ from .service import Service
 T = TypeVar("T")
 
 
-def key_of(upstream: Upstream, request: h11.Request, facts: ClientFacts) -> bytes:
+def key_of(upstream: Upstream, request: Request, facts: ClientFacts) -> bytes:
     """Return what the policy `hash` goes by; for the others it is no matter."""
     if upstream.config.balance != "hash":
         return b""
-    headers = request.headers.raw_items()
-    return hash_key(upstream.config.hash_on, facts.address, request.target, headers)
+    return hash_key(upstream.config.hash_on, facts.address, request.target, request.headers)
 
 
 @attrs.define(eq=False)

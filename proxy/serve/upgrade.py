@@ -20,6 +20,7 @@ from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire import handshake
 from proxy.wire.handshake import Upgrade, client_response, node_request
+from proxy.wire.head import Request, Response
 from proxy.wire.headers import ClientFacts
 from proxy.wire.tunnel import Tunnel
 
@@ -30,7 +31,7 @@ from .hooks import Hooks
 from .reach import Attempt, Reach, key_of
 from .service import Service
 
-Answer = h11.Response | h11.InformationalResponse
+Answer = Response | h11.InformationalResponse
 
 
 @attrs.frozen
@@ -54,7 +55,7 @@ class Upgrading:
 
     service: Service
     http: ClientHttp
-    request: h11.Request
+    request: Request
     record: Record
     route: Route
     upstream: Upstream
@@ -72,7 +73,7 @@ class Upgrading:
             request.method,
             request.target,
             request.http_version,
-            request.headers.raw_items(),
+            request.headers,
             self.route.origins,
         )
         place = self.service.admit(self.route, self.facts.address)
@@ -99,7 +100,7 @@ class Upgrading:
         established = None
         try:
             self._note(attempt, answer.status_code)
-            if isinstance(answer, h11.Response):
+            if isinstance(answer, Response):
                 limit = service.config.timeouts.body
                 await relay_response(node, answer, self.http, self.record, limit=limit)
                 return None
@@ -137,7 +138,7 @@ async def ask_node(
     """
     node = await attempt.dial()
     started = trio.current_time()
-    response: Answer | None = None
+    response: Response | None = None
     with trio.move_on_after(attempt.limit(attempt.service.config.timeouts.upgrade)):
         request = node_request(upgrade, facts)
         await node.ask(request.method, request.target, request.headers.raw_items())
@@ -146,7 +147,7 @@ async def ask_node(
         raise ResponseTimeout(node.node)
     attempt.record.upgrade_time = trio.current_time() - started
     if response.status_code == 101:
-        return node, client_response(upgrade, response.headers.raw_items(), node.node)
+        return node, client_response(upgrade, response.headers, node.node)
     if response.status_code in (502, 503, 504) and attempt.others:
         raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
     return node, response

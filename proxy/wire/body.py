@@ -12,7 +12,8 @@ import re
 from abc import ABC, abstractmethod
 from typing import Final
 
-from .headers import Fields, Headers, get
+from .head import Request, Response
+from .headers import Fields, Headers
 
 #: A chunk's size and extensions; no peer is known to send more than some 20 bytes.
 MAX_LINE: Final = 256
@@ -176,23 +177,21 @@ def _size(line: bytes) -> int:
     return int(match[1], 16)
 
 
-def request_body(headers: Headers) -> Body:
-    """Return the body of a request whose head was checked: it has one length, or is chunked."""
-    if get(headers, b"transfer-encoding") is not None:
+def request_body(request: Request) -> Body:
+    """Return the body of a request: it has one length, or is chunked."""
+    if request.get(b"transfer-encoding") is not None:
         return ChunkedBody()
-    return SizedBody(int(get(headers, b"content-length") or 0))
+    return SizedBody(int(request.get(b"content-length") or 0))
 
 
-def response_body(method: bytes, status: int, headers: Headers) -> Body:
-    """Return the body of the answer to a request with this method (section 6.3).
-
-    The head has been parsed: codings other than chunked, and lengths that differ, were refused.
-    """
+def response_body(method: bytes, response: Response) -> Body:
+    """Return the body of the answer to a request with this method (section 6.3)."""
+    status = response.status_code
     if method == b"HEAD" or status < 200 or status in (204, 304):
         return SizedBody(0)
-    if get(headers, b"transfer-encoding") is not None:
+    if response.get(b"transfer-encoding") is not None:
         return ChunkedBody()
-    length = get(headers, b"content-length")
+    length = response.get(b"content-length")
     return EndlessBody() if length is None else SizedBody(int(length))
 
 

@@ -20,6 +20,7 @@ from proxy.wire.body import (
     request_body,
     response_body,
 )
+from proxy.wire.head import Request, Response
 from proxy.wire.headers import Headers
 
 from .strategies import cuts
@@ -167,7 +168,7 @@ def test_lines_that_never_end_are_not_waited_for() -> None:
     ],
 )
 def test_bodies_of_requests(headers: Headers, kind: type[Body], size: int | None) -> None:
-    body = request_body(headers)
+    body = request_body(Request(b"POST", b"/", headers))
 
     assert type(body) is kind
     assert getattr(body, "size", None) == size
@@ -193,7 +194,7 @@ CHUNKED = (b"Transfer-Encoding", b"chunked")
     ],
 )
 def test_bodies_of_answers(method: bytes, status: int, headers: Headers, kind: type[Body]) -> None:
-    body = response_body(method, status, headers)
+    body = response_body(method, Response(status, b"", headers))
 
     assert type(body) is kind
     assert body.done is (method == b"HEAD" or status != 200)
