@@ -24,6 +24,7 @@ from .checks import (
 )
 
 Balance = Literal["least_connections", "round_robin", "random_two", "hash", "least_latency"]
+ProxyVersion = Literal["v1", "v2"]
 ProbeKind = Literal["none", "tcp", "http", "websocket", "deepstream", "mqtt"]
 
 #: Which keys mean something to which kind of probe.
@@ -279,6 +280,9 @@ class Upstream:
     # What a request is told apart by under "hash"
     hash_on: str = attrs.field(default="client", validator=_hash_source)
     tls: NodeTls | None = None
+    # Begin every connection with a PROXY header, before TLS.  HAProxy: send-proxy, -v2; nginx: v1,
+    # in streams only
+    proxy_protocol: ProxyVersion | None = None
     probe: Probe = attrs.field(factory=Probe)
     rest: Rest = attrs.field(factory=Rest)
     hold: Hold = attrs.field(factory=Hold)
@@ -312,3 +316,8 @@ class Upstream:
             faults.append(("nodes", "are all backups: one has to be a node of the first choice"))
         if faults:
             raise Invalid(*faults)
+
+    @property
+    def shares_connections(self) -> bool:
+        """Whether one client's connection to a node may carry another's requests afterwards."""
+        return self.proxy_protocol is None

@@ -42,8 +42,12 @@ class NodeSecurity:
     server_name: str
 
 
-async def dial(address: Address, security: NodeSecurity | None, *, limit: float) -> SocketTransport:
+async def dial(
+    address: Address, security: NodeSecurity | None, *, limit: float, header: bytes = b""
+) -> SocketTransport:
     """Connect to a node, an IP address or a unix socket, TLS included, within `limit` seconds.
+
+    `header` is what it is sent before all else, TLS too.
 
     Raises:
         DialError: the node can't be reached; its class says how.
@@ -52,9 +56,11 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
     with _dial_errors(str(address)), trio.fail_after(limit):
         sock = await _connect(address)
         set_options(sock)
-        if security is None:
-            return SocketTransport(sock)
         try:
+            if header:
+                await _send(sock, header)
+            if security is None:
+                return SocketTransport(sock)
             transport = TlsTransport(sock, security.context, security.server_name)
             await transport.do_handshake()
         except trio.BrokenResourceError as exc:
@@ -93,6 +99,12 @@ async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.soc
         sock.close()
         raise
     return sock
+
+
+async def _send(sock: socket.socket, data: bytes) -> None:
+    # A new connection's buffer takes more than a header at once, nearly always.
+    while data := data[sock.send(data) :]:
+        await trio.lowlevel.wait_writable(sock)
 
 
 @contextmanager

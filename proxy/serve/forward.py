@@ -91,7 +91,7 @@ class Forward:
 
     async def _ask(self, attempt: Attempt, facts: ClientFacts) -> NodeHttp:
         """Connect to a node; if the request may be repeated, send it and wait for the answer."""
-        node = await attempt.dial()
+        node = await attempt.dial(facts.source)
         self._answering = trio.CancelScope()
         await self._send_piece(node, self._node_request(facts, attempt.node.name))
         if self._repeatable:

@@ -20,6 +20,7 @@ from proxy.io.resolve import resolve
 from proxy.observe.log import LOG
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream, needs_resolving
+from proxy.wire.proxy_protocol import Source, build
 
 from .service import Service
 
@@ -197,7 +198,10 @@ class Keeper:
         """Probe a node once; return whether it is well."""
         try:
             security = self._service.security(self.upstream, node)
-            seconds = await probe(self.upstream.config.probe, node.address, security)
+            config = self.upstream.config
+            # The connection is nobody's but our own.
+            header = build(config.proxy_protocol, Source()) if config.proxy_protocol else b""
+            seconds = await probe(config.probe, node.address, security, header)
         except NodeError as exc:
             node.probed(trio.current_time(), well=False, error=exc)
             self._tell_states(exc.detail)

@@ -12,7 +12,7 @@ are ours alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -23,6 +23,8 @@ from proxy.errors import (
     TargetTooLong,
     VersionNotSupported,
 )
+
+from .proxy_protocol import Source
 
 Headers = list[tuple[bytes, bytes]]
 #: Headers to be set anew; None: to be left out.
@@ -165,6 +167,8 @@ class ClientFacts:
     scheme: str
     port: int
     request_id: str
+    #: What a PROXY header says of the connection: few nodes want one, so it is made when asked for.
+    source: Callable[[], Source] = Source
 
 
 def request_headers(headers: Headers, facts: ClientFacts) -> Headers:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
 from proxy.config.address import Address
+from proxy.config.upstream import ProxyVersion
 from proxy.errors import BadProxyHeader
 
-Version = Literal["v1", "v2"]
 #: What a header says besides addresses: pairs of type and value (section 2.2).
 Tlvs = tuple[tuple[int, bytes], ...]
 
@@ -228,7 +228,7 @@ def crc32c(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
-def build(version: Version, source: Source) -> bytes:
+def build(version: ProxyVersion, source: Source) -> bytes:
     """Return the header that says what `source` does.
 
     An IPv4 end beside one of IPv6 is told as IPv6.  A line of version 1 has no TLVs, and knows no

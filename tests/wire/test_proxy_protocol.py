@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
+from proxy.config.upstream import ProxyVersion
 from proxy.errors import BadProxyHeader
 from proxy.wire.proxy_protocol import (
     ALPN,
@@ -22,7 +24,6 @@ from proxy.wire.proxy_protocol import (
     Source,
     TlsFacts,
     Tlvs,
-    Version,
     build,
     crc32c,
     own_tlvs,
@@ -250,7 +251,7 @@ def test_a_checksum_is_that_of_the_header_with_zeros_in_its_place() -> None:
         ),
     ],
 )
-def test_builds(version: Version, source: Source, data: bytes) -> None:
+def test_builds(version: ProxyVersion, source: Source, data: bytes) -> None:
     assert build(version, source) == data
 
 
@@ -289,7 +290,7 @@ def test_what_we_know_without_tls() -> None:
         ),
     ],
 )
-def test_what_we_know_of_tls(facts: dict[str, object], value: bytes) -> None:
+def test_what_we_know_of_tls(facts: dict[str, Any], value: bytes) -> None:
     tls = attrs.evolve(TlsFacts("TLSv1.3", "AES"), **facts)
 
     assert own_tlvs("1", tls) == ((UNIQUE_ID, b"1"), (SSL, value))
@@ -303,7 +304,7 @@ def test_not_over_tls(tlvs: Tlvs) -> None:
     assert not Source(tlvs=tlvs).over_tls
 
 
-def _address(version: int) -> st.SearchStrategy[Address]:
+def _address(version: Literal[4, 6]) -> st.SearchStrategy[Address]:
     ip = st.ip_addresses(v=version).filter(lambda ip: not getattr(ip, "ipv4_mapped", None))
     return st.builds(Address, ip.map(str), st.integers(0, 65535))
 
