@@ -59,7 +59,7 @@ _ALIVE: Final = (0, 4, 5)
 
 
 async def probe(
-    config: Probe, address: Address, security: NodeSecurity | None, header: bytes = b""
+    config: Probe, address: Address, security: NodeSecurity | None, *, header: bytes = b""
 ) -> float:
     """Ask a node, all within `config.timeout`; return the seconds until it had proved well.
 

@@ -201,7 +201,7 @@ class Keeper:
             config = self.upstream.config
             # The connection is nobody's but our own.
             header = build(config.proxy_protocol, Source()) if config.proxy_protocol else b""
-            seconds = await probe(config.probe, node.address, security, header)
+            seconds = await probe(config.probe, node.address, security, header=header)
         except NodeError as exc:
             node.probed(trio.current_time(), well=False, error=exc)
             self._tell_states(exc.detail)

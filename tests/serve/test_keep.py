@@ -47,11 +47,16 @@ class Net:
     def __init__(self) -> None:
         self.dead: set[str] = set()
         self.asked: dict[str, list[float]] = {}
+        #: What the connections of probes began with.
+        self.headers: set[bytes] = set()
         self.addresses: list[str] | None = []
         self.lookups: list[float] = []
 
-    async def probe(self, _: Probe, address: Address, __: NodeSecurity | None) -> float:
+    async def probe(
+        self, _: Probe, address: Address, __: NodeSecurity | None, *, header: bytes
+    ) -> float:
         await trio.lowlevel.checkpoint()
+        self.headers.add(header)
         self.asked.setdefault(address.host, []).append(trio.current_time())
         if address.host in self.dead:
             raise DialRefused(str(address))
@@ -90,6 +95,21 @@ async def test_every_node_was_asked_before_the_start(net: Net, autojump_clock: C
     net.dead = {"10.0.0.2"}
     async with kept(CONFIG) as (_, upstream):
         assert states(upstream) == {"10.0.0.1": "up", "10.0.0.2": "down"}
+
+
+@pytest.mark.parametrize(
+    ("version", "header"),
+    [
+        ("", b""),
+        ('proxy_protocol = "v1"', b"PROXY UNKNOWN\r\n"),
+        ('proxy_protocol = "v2"', b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+    ],
+)
+async def test_probes_are_for_nobody(
+    version: str, header: bytes, net: Net, autojump_clock: Clock
+) -> None:
+    async with kept(CONFIG + version):
+        assert net.headers == {header}
 
 
 async def test_intervals(net: Net, autojump_clock: Clock) -> None:
