@@ -124,10 +124,10 @@ class Connection:
             source = await read_source(self.stream, proxy_protocol, peer, record, deadline)
             if source is None:
                 return False
-            # So do the checks of those who connect for others.
-            if source.ends is None and await hangs_up(self.stream, deadline):
-                return False
             self._speak_for(source)
+            # Its own connections are checks, which just hang up: version 1 tells of them like that.
+            if self.client == peer and await hangs_up(self.stream, deadline):
+                return False
             record.client = self.client
         if self.tls is not None:
             assert isinstance(self.stream, SocketTransport)

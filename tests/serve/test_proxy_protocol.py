@@ -237,6 +237,24 @@ async def test_health_checks_are_no_news(
         assert not rig.records
 
 
+async def test_health_checks_of_version_1_give_their_own_address() -> None:
+    async with open_rig() as rig:
+        async with await rig.open() as stream:
+            own = Source((Address(*stream.socket.getsockname()), rig.address))
+            await stream.send_all(build("v1", own))
+            await stream.send_eof()
+            assert await stream.receive_some() == b""
+
+        assert not rig.records
+        # One that asks something is like any other.
+        async with await rig.open() as stream:
+            client = Address(*stream.socket.getsockname())
+            await stream.send_all(build("v1", Source((client, rig.address))) + GET)
+            assert (await receive_all(stream)).endswith(b"ok")
+
+        assert [record.client for record in rig.records] == [str(client)]
+
+
 async def test_health_check_that_asks_something() -> None:
     async with open_rig() as rig:
         assert (await rig.ask(build("v2", Source()), GET)).endswith(b"ok")
