@@ -33,7 +33,7 @@ from proxy.errors import (
 from proxy.wire.handshake import check_upgrade, client_response
 from proxy.wire.rules import Opcode
 
-from .dial import NodeSecurity, dial
+from .dial import Header, NodeSecurity, dial
 from .http1 import NodeHttp
 from .transport import SocketTransport, hang_up
 
@@ -59,11 +59,11 @@ _ALIVE: Final = (0, 4, 5)
 
 
 async def probe(
-    config: Probe, address: Address, security: NodeSecurity | None, *, header: bytes = b""
+    config: Probe, address: Address, security: NodeSecurity | None, *, header: Header = b""
 ) -> float:
     """Ask a node, all within `config.timeout`; return the seconds until it had proved well.
 
-    `header` goes out before all else.
+    `header` goes out before all else, see `dial`.
 
     Raises:
         NodeError: it did not; the detail says what was wrong.

@@ -6,6 +6,7 @@ What to do is decided in `pool`; these tasks bring it the time and carry it out.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 import attrs
@@ -20,7 +21,7 @@ from proxy.io.resolve import resolve
 from proxy.observe.log import LOG
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream, needs_resolving
-from proxy.wire.proxy_protocol import Source, build
+from proxy.wire.proxy_protocol import build_own
 
 from .service import Service
 
@@ -199,8 +200,8 @@ class Keeper:
         try:
             security = self._service.security(self.upstream, node)
             config = self.upstream.config
-            # The connection is nobody's but our own.
-            header = build(config.proxy_protocol, Source()) if config.proxy_protocol else b""
+            version = config.proxy_protocol
+            header = partial(build_own, version) if version else b""
             seconds = await probe(config.probe, node.address, security, header=header)
         except NodeError as exc:
             node.probed(trio.current_time(), well=False, error=exc)

@@ -238,6 +238,15 @@ def build(version: ProxyVersion, source: Source) -> bytes:
     return _build_v1(source) if version == "v1" else _build_v2(source)
 
 
+def build_own(version: ProxyVersion, ends: tuple[Address, Address]) -> bytes:
+    """Return the header of a connection that the sender makes for itself, between these ends.
+
+    Version 1 has no word for that, and not everybody takes UNKNOWN: it names the ends (section
+    2.1), as HAProxy does in its checks.
+    """
+    return build(version, Source(ends) if version == "v1" else Source())
+
+
 def _build_v1(source: Source) -> bytes:
     if source.ends is None or not all(end.host for end in source.ends):
         return b"PROXY UNKNOWN\r\n"

@@ -78,6 +78,29 @@ async def test_header_goes_out_before_all_else(
     await listener.aclose()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "unix"])
+async def test_header_is_made_of_the_connections_ends(host: str, tmp_path: Path) -> None:
+    def make(ends: tuple[Address, Address]) -> bytes:
+        seen.append(ends)
+        return b"x"
+
+    seen: list[tuple[Address, Address]] = []
+    family = {"::1": socket.AF_INET6, "unix": socket.AF_UNIX}.get(host, socket.AF_INET)
+    with socket.socket(family) as listener:
+        listener.bind(str(tmp_path / "s") if host == "unix" else (host, 0))
+        listener.listen()
+        path = {"path": str(tmp_path / "s")} if host == "unix" else {}
+        address = Address(**path) if path else Address(host, listener.getsockname()[1])
+        transport = await dial(address, None, limit=LIMIT, header=make)
+        accepted, _ = listener.accept()
+
+        assert accepted.recv(5) == b"x"
+        ours = Address() if path else Address(host, transport.sock.getsockname()[1])
+        assert seen == [(ours, Address() if path else address)]
+        transport.close()
+        accepted.close()
+
+
 async def test_node_that_resets_what_it_was_sent_first() -> None:
     async def slam() -> None:
         transport = SocketTransport(take((await listener.accept()).socket))

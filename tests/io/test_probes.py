@@ -40,7 +40,7 @@ from proxy.errors import (
     ResponseTimeout,
 )
 from proxy.io import probes as module
-from proxy.io.dial import NodeSecurity, dial
+from proxy.io.dial import Header, NodeSecurity, dial
 from proxy.io.probes import MOST, probe
 from proxy.io.transport import SocketTransport
 from proxy.testing.node import open_nodes
@@ -184,7 +184,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SocketTranspor
     opened: list[SocketTransport] = []
 
     async def note(
-        address: Address, security: NodeSecurity | None, *, limit: float, header: bytes
+        address: Address, security: NodeSecurity | None, *, limit: float, header: Header
     ) -> SocketTransport:
         opened.append(await dial(address, security, limit=limit, header=header))
         return opened[-1]
@@ -520,7 +520,7 @@ async def test_zone_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(node := Scripted(READY)) as address:
 
         async def elsewhere(
-            _: Address, __: None, *, limit: float, header: bytes
+            _: Address, __: None, *, limit: float, header: Header
         ) -> SocketTransport:
             return await dial(address, None, limit=limit)
 
@@ -590,7 +590,7 @@ async def test_of_frames_so_much_is_read(pieces: int, start: int, found: bool) -
 async def test_dialling_is_part_of_the_time(
     kind: str, clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def slowly(address: Address, _: None, *, limit: float, header: bytes) -> SocketTransport:
+    async def slowly(address: Address, _: None, *, limit: float, header: Header) -> SocketTransport:
         transport = await dial(address, None, limit=limit)
         clock.jump(LATER)
         return transport

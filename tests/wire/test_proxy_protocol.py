@@ -25,6 +25,7 @@ from proxy.wire.proxy_protocol import (
     TlsFacts,
     Tlvs,
     build,
+    build_own,
     crc32c,
     own_tlvs,
     read,
@@ -253,6 +254,20 @@ def test_a_checksum_is_that_of_the_header_with_zeros_in_its_place() -> None:
 )
 def test_builds(version: ProxyVersion, source: Source, data: bytes) -> None:
     assert build(version, source) == data
+
+
+@pytest.mark.parametrize(
+    ("version", "ends", "header"),
+    [
+        ("v1", EXAMPLE.ends, b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n"),
+        ("v1", (Address(), Address()), b"PROXY UNKNOWN\r\n"),
+        ("v2", EXAMPLE.ends, v2(b"", 0x20, 0)),
+    ],
+)
+def test_our_own_connections(
+    version: ProxyVersion, ends: tuple[Address, Address], header: bytes
+) -> None:
+    assert build_own(version, ends) == header
 
 
 def test_what_the_next_one_is_told() -> None:
