@@ -109,10 +109,11 @@ def _ends(sock: socket.socket) -> tuple[Address, Address]:
     """Return our end of a connection, and the node's; of unix sockets nothing is known."""
     if sock.family == socket.AF_UNIX:
         return Address(), Address()
-    here, there = sock.getsockname(), sock.getpeername()
-    return Address(here[0].partition("%")[0], here[1]), Address(
-        there[0].partition("%")[0], there[1]
+    here, there = (
+        Address(name[0].partition("%")[0], name[1])
+        for name in (sock.getsockname(), sock.getpeername())
     )
+    return here, there
 
 
 async def _send(sock: socket.socket, data: bytes) -> None:

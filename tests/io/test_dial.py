@@ -89,8 +89,8 @@ async def test_header_is_made_of_the_connections_ends(host: str, tmp_path: Path)
     with socket.socket(family) as listener:
         listener.bind(str(tmp_path / "s") if host == "unix" else (host, 0))
         listener.listen()
-        path = {"path": str(tmp_path / "s")} if host == "unix" else {}
-        address = Address(**path) if path else Address(host, listener.getsockname()[1])
+        path = str(tmp_path / "s") if host == "unix" else ""
+        address = Address(path=path) if path else Address(host, listener.getsockname()[1])
         transport = await dial(address, None, limit=LIMIT, header=make)
         accepted, _ = listener.accept()
 
