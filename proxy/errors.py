@@ -8,6 +8,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
      +-- ConfigError                      a configuration file, never a connection
      +-- NotRunning                       a proxy that is asked to reload, never a connection
      +-- ClientGone                       nobody is left to answer
+     +-- BadProxyHeader                   a connection that says wrongly, or not, whom it is for
      +-- Refusal                          one answer, made here
           +-- BadRequest        400       malformed, or readable in two ways
           |    +-- RequestTimeout         408
@@ -70,6 +71,10 @@ class NotRunning(TidegateError):
 
 class ClientGone(TidegateError):
     """The client hung up, or stopped reading, while it was being served."""
+
+
+class BadProxyHeader(TidegateError):
+    """A connection that does not begin with a PROXY header as it should; nobody is answered."""
 
 
 class Refusal(TidegateError):

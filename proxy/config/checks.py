@@ -91,6 +91,29 @@ def is_numeric(host: str) -> bool:
     return True
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@functools.lru_cache(maxsize=1024)
+def network(text: str) -> Network:
+    """Read an IP address, or a network of them as in 10.0.0.0/8.
+
+    Raises:
+        ValueError: it is neither; a network's address has nothing behind its prefix.
+    """
+    return ipaddress.ip_network(text)
+
+
+def networks_or_unix(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for text in value:
+        if text == "unix":
+            continue
+        try:
+            network(text)
+        except ValueError as exc:
+            raise ValueError(f'must be networks like "10.0.0.0/8", or "unix": {exc}') from exc
+
+
 def bindable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
     if value.srv:
         raise ValueError("a listener cannot be bound to an SRV name")

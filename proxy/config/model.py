@@ -7,6 +7,7 @@ fields; `Config` checks that names refer to something.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,16 @@ import attrs
 from attrs import validators
 
 from .address import Address
-from .checks import Invalid, bindable, count, repeated, seconds, within
+from .checks import (
+    Invalid,
+    bindable,
+    count,
+    network,
+    networks_or_unix,
+    repeated,
+    seconds,
+    within,
+)
 from .route import Route
 from .upstream import Drain, Upstream
 
@@ -42,6 +52,25 @@ class ListenerTls:
 
 
 @attrs.frozen(kw_only=True)
+class ListenerProxyProtocol:
+    """Every connection begins with a PROXY header, which tells whom it is for.
+
+    Whoever may send one may claim any address: nobody else may connect at all.
+    """
+
+    # Networks, and "unix" for the peers of a unix socket.  nginx: set_real_ip_from; HAProxy's
+    # accept-proxy: anybody
+    trusted: tuple[str, ...] = attrs.field(validator=[validators.min_len(1), networks_or_unix])
+
+    def trusts(self, host: str) -> bool:
+        """Whether to believe a peer, an IP address or "unix"."""
+        if host == "unix":
+            return host in self.trusted
+        address = ipaddress.ip_address(host)
+        return any(one != "unix" and address in network(one) for one in self.trusted)
+
+
+@attrs.frozen(kw_only=True)
 class Listener:
     """A bound address."""
 
@@ -50,6 +79,11 @@ class Listener:
     tls: ListenerTls | None = None
     # nginx 511, HAProxy: its maxconn; the kernel caps it at net.core.somaxconn (4096)
     backlog: int = count(1024, high=65_535)
+    proxy_protocol: ListenerProxyProtocol | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.bind.path and self.proxy_protocol and not self.proxy_protocol.trusts("unix"):
+            raise Invalid(("proxy_protocol.trusted", 'must hold "unix": this is a unix socket'))
 
     @property
     def scheme(self) -> Literal["http", "https"]:

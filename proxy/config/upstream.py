@@ -24,6 +24,7 @@ from .checks import (
 )
 
 Balance = Literal["least_connections", "round_robin", "random_two", "hash", "least_latency"]
+ProxyVersion = Literal["v1", "v2"]
 ProbeKind = Literal["none", "tcp", "http", "websocket", "deepstream", "mqtt"]
 
 #: Which keys mean something to which kind of probe.
@@ -302,6 +303,9 @@ class Upstream:
     # How long one may lie idle to be used again: deepstream's nodes close theirs after 5.  nginx 60
     keepalive_idle: float = seconds(4.0)
     retry: Retry = attrs.field(factory=Retry)
+    # Begin every connection with a PROXY header, before TLS.  HAProxy: send-proxy, -v2; nginx: v1,
+    # in streams only
+    proxy_protocol: ProxyVersion | None = None
     probe: Probe = attrs.field(factory=Probe)
     rest: Rest = attrs.field(factory=Rest)
     hold: Hold = attrs.field(factory=Hold)
@@ -335,3 +339,8 @@ class Upstream:
             faults.append(("nodes", "are all backups: one has to be a node of the first choice"))
         if faults:
             raise Invalid(*faults)
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether one client's connection to a node may carry another's requests afterwards."""
+        return self.keepalive > 0 and self.proxy_protocol is None

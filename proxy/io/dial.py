@@ -8,7 +8,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -34,6 +34,10 @@ _OURS = frozenset(
 )
 
 
+#: What a connection to a node begins with, or how that is made of its two ends, our own first.
+Header = bytes | Callable[[tuple[Address, Address]], bytes]
+
+
 @attrs.frozen
 class NodeSecurity:
     """TLS towards a node: the context, and the name to ask for and to check."""
@@ -42,8 +46,12 @@ class NodeSecurity:
     server_name: str
 
 
-async def dial(address: Address, security: NodeSecurity | None, *, limit: float) -> SocketTransport:
+async def dial(
+    address: Address, security: NodeSecurity | None, *, limit: float, header: Header = b""
+) -> SocketTransport:
     """Connect to a node, an IP address or a unix socket, TLS included, within `limit` seconds.
+
+    `header` is what it is sent before all else, TLS too, or makes that of the connection's ends.
 
     Raises:
         DialError: the node can't be reached; its class says how.
@@ -52,9 +60,11 @@ async def dial(address: Address, security: NodeSecurity | None, *, limit: float)
     with _dial_errors(str(address)), trio.fail_after(limit):
         sock = await _connect(address)
         set_options(sock)
-        if security is None:
-            return SocketTransport(sock)
         try:
+            if header:
+                await _send(sock, header(_ends(sock)) if callable(header) else header)
+            if security is None:
+                return SocketTransport(sock)
             transport = TlsTransport(sock, security.context, security.server_name)
             await transport.do_handshake()
         except trio.BrokenResourceError as exc:
@@ -93,6 +103,23 @@ async def _connect_one(family: int, target: str | tuple[str, int]) -> socket.soc
         sock.close()
         raise
     return sock
+
+
+def _ends(sock: socket.socket) -> tuple[Address, Address]:
+    """Return our end of a connection, and the node's; of unix sockets nothing is known."""
+    if sock.family == socket.AF_UNIX:
+        return Address(), Address()
+    here, there = (
+        Address(name[0].partition("%")[0], name[1])
+        for name in (sock.getsockname(), sock.getpeername())
+    )
+    return here, there
+
+
+async def _send(sock: socket.socket, data: bytes) -> None:
+    # A new connection's buffer takes more than a header at once, nearly always.
+    while data := data[sock.send(data) :]:
+        await trio.lowlevel.wait_writable(sock)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from proxy.wire.handshake import check_upgrade, client_response
 from proxy.wire.head import Response
 from proxy.wire.rules import Opcode
 
-from .dial import NodeSecurity, dial
+from .dial import Header, NodeSecurity, dial
 from .node_http import NodeHttp
 from .transport import SocketTransport, hang_up
 
@@ -59,8 +59,12 @@ _DISCONNECT: Final = b"\xe0\x00"
 _ALIVE: Final = (0, 4, 5)
 
 
-async def probe(config: Probe, address: Address, security: NodeSecurity | None) -> float:
+async def probe(
+    config: Probe, address: Address, security: NodeSecurity | None, *, header: Header = b""
+) -> float:
     """Ask a node, all within `config.timeout`; return the seconds until it had proved well.
+
+    `header` goes out before all else, see `dial`.
 
     Raises:
         NodeError: it did not; the detail says what was wrong.
@@ -70,7 +74,7 @@ async def probe(config: Probe, address: Address, security: NodeSecurity | None) 
         raise ValueError(f"there is no probe of kind {config.kind!r}")
     node, started = str(address), trio.current_time()
     deadline = started + config.timeout
-    transport = await dial(address, security, limit=config.timeout)
+    transport = await dial(address, security, limit=config.timeout, header=header)
     try:
         with trio.fail_at(deadline):
             last_words = await exchange(config, address, transport)

@@ -23,6 +23,7 @@ from proxy.config.model import Config, ListenerTls
 from proxy.config.upstream import NodeTls
 from proxy.errors import ConfigError
 
+from .client_tls import ClientTls, note_name
 from .transport import BUFFER, CHUNK, Bytes, SocketTransport, translated
 
 #: How much a TLS peer may make us say that no application has sent.
@@ -290,6 +291,7 @@ def _upstream_contexts(
 
 def _server_context(tls: ListenerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class, context.sni_callback = ClientTls, note_name
     context.options |= _HALF_CLOSE
     context.minimum_version = _VERSIONS[tls.minimum_version]
     # A client that renegotiates costs a handshake each time (TLS 1.2 only).

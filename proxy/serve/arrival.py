@@ -1,14 +1,117 @@
-"""How a connection begins, before anything is asked of us."""
+"""How a connection begins, before anything is asked of us: whom it is for, and TLS."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import trio
 
+from proxy.config.address import Address
+from proxy.config.model import ListenerProxyProtocol
+from proxy.errors import BadProxyHeader
+from proxy.io.client_tls import tls_facts
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
+from proxy.wire.proxy_protocol import MAX_HEADER, Source, own_tlvs, read
+
+#: The client of a connection that was reset before it could be asked for its address.
+GONE = "gone:0"
+
+
+async def read_source(
+    stream: SocketTransport,
+    config: ListenerProxyProtocol,
+    peer: str,
+    record: Record,
+    deadline: float,
+) -> Source | None:
+    """Read the PROXY header, and nothing behind it; `peer` is who has connected.
+
+    None: it may not send one, there is none, or it was not complete by `deadline`.  The record is
+    told why; it is told nothing if somebody just looks whether we are there, and hangs up.
+    """
+    if peer == GONE:
+        return None
+    if not config.trusts(host_of(peer)):
+        record.detail = "This address is not trusted to send a PROXY header."
+        return None
+    try:
+        with trio.move_on_at(deadline):
+            return await _receive_header(stream.sock)
+    except BadProxyHeader as exc:
+        record.detail = str(exc)
+    except OSError:
+        # Some look with a reset.
+        return None
+    else:
+        record.detail = "The PROXY header was not complete in time."
+    return None
+
+
+async def _receive_header(sock: socket.socket) -> Source | None:
+    """Take the header from a socket, whatever pieces it comes in; None: it hung up instead.
+
+    As long as it is not whole, all that lies there belongs to it.
+    """
+    taken = b""
+    while more := await _peek(sock, MAX_HEADER - len(taken)):
+        data = taken + more
+        if (found := read(data)) is not None:
+            sock.recv(found[1] - len(taken))
+            return found[0]
+        sock.recv(len(more))
+        taken = data
+    if taken:
+        raise BadProxyHeader("It hung up within the PROXY header.")
+    return None
+
+
+async def hangs_up(stream: SocketTransport, deadline: float) -> bool:
+    """Wait for the first byte; return whether the stream ended instead, before `deadline`."""
+    try:
+        with trio.move_on_at(deadline):
+            return not await _peek(stream.sock, 1)
+    except OSError:
+        return True
+    return False
+
+
+async def _peek(sock: socket.socket, most: int) -> bytes:
+    """Wait for bytes, and leave them where they are; there are none at the end of the stream."""
+    while True:
+        try:
+            data = sock.recv(most, socket.MSG_PEEK)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+        else:
+            await trio.lowlevel.checkpoint()
+            return data
+
+
+def describe(
+    stream: trio.abc.Stream, source: Source | None, client: str, request_id: str
+) -> Source:
+    """Return what the PROXY header to a node says of a client's connection.
+
+    `source` is what its own one has said, None where there was none.
+    """
+    if source is None or source.ends is None:
+        source = Source(_ends(stream, client))
+    tls = tls_facts(stream.tls) if isinstance(stream, TlsTransport) else None
+    return source.passed_on(own_tlvs(request_id, tls))
+
+
+def _ends(stream: trio.abc.Stream, client: str) -> tuple[Address, Address] | None:
+    """Return those of the connection itself, None for one that has been reset."""
+    if not isinstance(stream, SocketTransport) or client == GONE:
+        return None
+    name = stream.sock.getsockname()
+    if isinstance(name, tuple):
+        here = Address(host=name[0].partition("%")[0], port=name[1])
+        return Address.parse(client), here
+    return Address(), Address(path=name)
 
 
 async def shake_hands(
@@ -30,3 +133,8 @@ async def shake_hands(
     else:
         record.detail = "The TLS handshake was not complete in time."
     return None
+
+
+def host_of(client: str) -> str:
+    """Return the host of a client's `host:port`; "unix" for one on a unix socket."""
+    return client.rpartition(":")[0].strip("[]") or client

@@ -2,7 +2,7 @@
 
 This is the only file that knows the whole story; each step of it lives elsewhere:
 
-    TLS                     serve.arrival             under one deadline
+    whom it is for, TLS     serve.arrival             under one deadline
     request head            io.client_http            with this
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
@@ -16,6 +16,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -37,8 +38,9 @@ from proxy.observe.record import Record
 from proxy.wire import handshake
 from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts
+from proxy.wire.proxy_protocol import Source
 
-from .arrival import shake_hands
+from .arrival import describe, hangs_up, host_of, read_source, shake_hands
 from .forward import Forward
 from .hooked import HookedSession, tell_closed
 from .reach import key_of
@@ -64,11 +66,18 @@ class Connection:
     port: int = 0
     tls: ssl.SSLContext | None = None
     surplus: bool = False
+    #: What its PROXY header has said.
+    source: Source | None = None
 
     @property
     def listener(self) -> Listener:
         """The listener as it is configured now."""
         return self.entrance.config
+
+    @property
+    def scheme(self) -> str:
+        """What the client speaks, be it to us or to whom we have it from."""
+        return "https" if self.source and self.source.over_tls else self.listener.scheme
 
     async def run(self) -> None:
         """Serve the client until one of us hangs up."""
@@ -92,13 +101,11 @@ class Connection:
         """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
         deadline = trio.current_time() + self.service.config.timeouts.handshake
         record = self._new_record()
-        if self.tls is not None:
-            assert isinstance(self.stream, SocketTransport)
-            transport = await shake_hands(self.stream, self.tls, record, deadline)
-            if transport is None:
+        if not await self._arrive(record, deadline):
+            # That somebody looks whether we are there, and goes, is no news.
+            if record.detail:
                 self.service.on_record(record)
-                return None
-            self.stream = transport
+            return None
         http = ClientHttp(self.stream, self.service.head_limits)
         first = True
         while True:
@@ -108,6 +115,35 @@ class Connection:
             first = False
             deadline = trio.current_time() + self.service.config.timeouts.keepalive
             record = self._new_record()
+
+    async def _arrive(self, record: Record, deadline: float) -> bool:
+        """Learn whom it is for, and shake hands; return False if that was all."""
+        if (proxy_protocol := self.listener.proxy_protocol) is not None:
+            assert isinstance(self.stream, SocketTransport)
+            peer = self.client
+            source = await read_source(self.stream, proxy_protocol, peer, record, deadline)
+            if source is None:
+                return False
+            self._speak_for(source)
+            # Its own connections are checks, which just hang up: version 1 tells of them like that.
+            if self.client == peer and await hangs_up(self.stream, deadline):
+                return False
+            record.client = self.client
+        if self.tls is not None:
+            assert isinstance(self.stream, SocketTransport)
+            transport = await shake_hands(self.stream, self.tls, record, deadline)
+            if transport is None:
+                return False
+            self.stream = transport
+        return True
+
+    def _speak_for(self, source: Source) -> None:
+        """Have the connection be whose it is, and not its peer's."""
+        self.source = source
+        if source.ends is not None:
+            client, destination = source.ends
+            self.client = str(client) if client.host else "unix:"
+            self.port = destination.port
 
     def _new_record(self) -> Record:
         return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
@@ -269,9 +305,11 @@ class Exchange:
 
     def _facts(self) -> ClientFacts:
         connection = self._connection
+        names = connection.client, self._record.id
         return ClientFacts(
-            address=connection.client.rpartition(":")[0].strip("[]") or connection.client,
-            scheme=connection.listener.scheme,
+            address=host_of(connection.client),
+            scheme=connection.scheme,
             port=connection.port,
             request_id=self._record.id,
+            source=partial(describe, connection.stream, connection.source, *names),
         )

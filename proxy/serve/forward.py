@@ -132,7 +132,7 @@ class Forward:
                     raise
             else:
                 return node
-        node = await attempt.dial()
+        node = await attempt.dial(facts.source)
         await self._send_request(node, headers)
         return node
 
@@ -161,7 +161,7 @@ class Forward:
             headers.insert(0, (b"Host", attempt.node.name.encode()))
         if self._chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
-        options = [] if attempt.upstream.config.keepalive else [b"close"]
+        options = [] if attempt.upstream.config.keeps_connections else [b"close"]
         if self._client.takes_trailers:
             headers.append((b"TE", b"trailers"))
             options.append(b"TE")

@@ -6,6 +6,7 @@ What to do is decided in `pool`; these tasks bring it the time and carry it out.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 import attrs
@@ -20,6 +21,7 @@ from proxy.io.resolve import resolve
 from proxy.observe.log import LOG
 from proxy.pool.node import Node
 from proxy.pool.upstream import Upstream, needs_resolving
+from proxy.wire.proxy_protocol import build_own
 
 from .service import Service
 
@@ -197,7 +199,10 @@ class Keeper:
         """Probe a node once; return whether it is well."""
         try:
             security = self._service.security(self.upstream, node)
-            seconds = await probe(self.upstream.config.probe, node.address, security)
+            config = self.upstream.config
+            version = config.proxy_protocol
+            header = partial(build_own, version) if version else b""
+            seconds = await probe(config.probe, node.address, security, header=header)
         except NodeError as exc:
             node.probed(trio.current_time(), well=False, error=exc)
             self._tell_states(exc.detail)

@@ -25,6 +25,7 @@ from proxy.pool.upstream import Upstream
 from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts
 from proxy.wire.keys import hash_key
+from proxy.wire.proxy_protocol import Source, build
 
 from .service import Service
 
@@ -62,15 +63,17 @@ class Attempt:
         """Return how long a step may take that has `seconds` by itself."""
         return max(0.0, min(seconds, self.deadline - trio.current_time()))
 
-    async def dial(self) -> NodeHttp:
-        """Connect to the node.
+    async def dial(self, source: Callable[[], Source]) -> NodeHttp:
+        """Connect to the node; `source` tells whom it is for, if the node wants to know.
 
         Raises:
             DialError: it can't be reached.
         """
         started = trio.current_time()
         limit = self.limit(self.service.config.timeouts.dial)
-        self.stream = await self.service.dial(self.upstream, self.node, limit)
+        version = self.upstream.config.proxy_protocol
+        header = build(version, source()) if version else b""
+        self.stream = await self.service.dial(self.upstream, self.node, limit, header)
         self.record.dial_time = trio.current_time() - started
         return NodeHttp(self.stream, self.node.name)
 
@@ -85,7 +88,7 @@ class Attempt:
         """Let go of the node, and hang up on it, or keep the connection for another request."""
         self.lease.release()
         config = self.upstream.config
-        if keep and config.keepalive and isinstance(self.stream, SocketTransport):
+        if keep and config.keeps_connections and isinstance(self.stream, SocketTransport):
             most, seconds = config.keepalive, config.keepalive_idle
             self.service.kept.keep(self.node, self.stream, most, seconds)
         else:

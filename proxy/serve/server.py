@@ -24,6 +24,7 @@ from proxy.observe.record import Record
 from proxy.pool.node import Admin
 from proxy.wire.closing import ENDINGS
 
+from .arrival import GONE
 from .connection import Connection
 from .hooks import Hooks
 from .keep import persist
@@ -241,7 +242,7 @@ def _peer(transport: SocketTransport) -> str:
         if isinstance(name, tuple):
             return str(Address(host=name[0].partition("%")[0], port=name[1]))
         return "unix:"
-    return "gone:0"
+    return GONE
 
 
 async def serve(

@@ -184,9 +184,12 @@ class Service:
         context = self._upstream_contexts[upstream]
         return NodeSecurity(context, tls.server_name or node.config.address.host)
 
-    async def dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
+    async def dial(
+        self, upstream: Upstream, node: Node, limit: float, header: bytes = b""
+    ) -> trio.abc.Stream:
         """Connect to a node, see `io.dial`."""
-        return await dial(node.address, self.security(upstream, node), limit=limit)
+        security = self.security(upstream, node)
+        return await dial(node.address, security, limit=limit, header=header)
 
     def relay(
         self, client: trio.abc.Stream, node: trio.abc.Stream, tunnel: Tunnel, route: Route

@@ -136,7 +136,7 @@ async def ask_node(
     Raises:
         NodeError: it cannot be asked, or its answer is none to this, or the next one may be better.
     """
-    node = await attempt.dial()
+    node = await attempt.dial(facts.source)
     started = trio.current_time()
     response: Response | None = None
     with trio.move_on_after(attempt.limit(attempt.service.config.timeouts.upgrade)):

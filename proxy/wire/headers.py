@@ -12,11 +12,13 @@ are ours alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
 from proxy.errors import BadRequest, HeadTooLarge, TargetTooLong
+
+from .proxy_protocol import Source
 
 Headers = list[tuple[bytes, bytes]]
 #: The same where nobody adds to it.
@@ -150,6 +152,8 @@ class ClientFacts:
     scheme: str
     port: int
     request_id: str
+    #: What a PROXY header says of the connection: few nodes want one, so it is made when asked for.
+    source: Callable[[], Source] = Source
 
 
 def request_headers(headers: Headers, facts: ClientFacts) -> Headers:

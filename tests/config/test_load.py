@@ -22,6 +22,7 @@ from proxy.config.model import (
     Config,
     Limits,
     Listener,
+    ListenerProxyProtocol,
     ListenerTls,
     Log,
     Shutdown,
@@ -70,7 +71,11 @@ FULL: dict[str, Any] = {
                 "minimum_version": "1.3",
             },
         },
-        {"bind": "unix:/run/tidegate.sock", "name": "inside"},
+        {
+            "bind": "unix:/run/tidegate.sock",
+            "name": "inside",
+            "proxy_protocol": {"trusted": ["10.0.0.0/8", "unix"]},
+        },
     ],
     "routes": [
         {
@@ -113,6 +118,7 @@ FULL: dict[str, Any] = {
             ],
             "balance": "random_two",
             "hash_on": "cookie:session",
+            "proxy_protocol": "v2",
             "tls": {
                 "ca_file": "cert.pem",
                 "server_name": "node",
@@ -237,7 +243,11 @@ def test_full(folder: Path) -> None:
         backlog=64,
         tls=ListenerTls(certificates=(certificate,), minimum_version="1.3"),
     )
-    inside = Listener(bind=Address(path="/run/tidegate.sock"), name="inside")
+    inside = Listener(
+        bind=Address(path="/run/tidegate.sock"),
+        name="inside",
+        proxy_protocol=ListenerProxyProtocol(trusted=("10.0.0.0/8", "unix")),
+    )
     socket = Route(
         path="/deepstream",
         upstream="deepstream",
@@ -275,6 +285,7 @@ def test_full(folder: Path) -> None:
         ),
         balance="random_two",
         hash_on="cookie:session",
+        proxy_protocol="v2",
         tls=NodeTls(
             ca_file=folder / "cert.pem",
             server_name="node",
@@ -443,7 +454,32 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "listener",
             "port = 1",
             "listeners[0].port",
-            "unknown key; allowed here: backlog, bind, name, tls",
+            "unknown key; allowed here: backlog, bind, name, proxy_protocol, tls",
+        ),
+        (
+            "listener",
+            "proxy_protocol = true",
+            "listeners[0].proxy_protocol",
+            "must be a table, not true or false",
+        ),
+        ("listener", "proxy_protocol = {}", "listeners[0].proxy_protocol.trusted", "is missing"),
+        (
+            "listener",
+            "proxy_protocol.trusted = []",
+            "listeners[0].proxy_protocol.trusted",
+            "must have at least one entry",
+        ),
+        (
+            "listener",
+            'proxy_protocol.trusted = ["unix", "10.0.0.1/8"]',
+            "listeners[0].proxy_protocol.trusted",
+            'must be networks like "10.0.0.0/8", or "unix": 10.0.0.1/8 has host bits set',
+        ),
+        (
+            "upstream",
+            'proxy_protocol = "v3"',
+            "upstreams.one.proxy_protocol",
+            "must be one of 'v1', 'v2', not 'v3'",
         ),
         (
             "upstream",
@@ -482,8 +518,8 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "frist = 1",
             "upstreams.one.frist",
             "unknown key; allowed here: balance, detect_drain, discovery, drain, hash_on, "
-            "hold, keepalive, keepalive_idle, max_session_age, nodes, panic, probe, rebalance, "
-            "rest, retry, slow_start, tls, unavailable_status",
+            "hold, keepalive, keepalive_idle, max_session_age, nodes, panic, probe, "
+            "proxy_protocol, rebalance, rest, retry, slow_start, tls, unavailable_status",
         ),
         (
             "more",

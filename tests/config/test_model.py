@@ -16,6 +16,7 @@ from proxy.config.model import (
     Config,
     Limits,
     Listener,
+    ListenerProxyProtocol,
     ListenerTls,
     Log,
     Shutdown,
@@ -231,3 +232,31 @@ def test_origins(origin: str) -> None:
 def test_one_worker_in_this_version(workers: int) -> None:
     with pytest.raises(ValueError, match="only 1 is supported by this version"):
         config(route(), workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted"),
+    [
+        ("10.1.2.3", True),
+        ("192.0.2.7", True),
+        ("192.0.2.8", False),
+        ("fd00::1", True),
+        ("::1", False),
+        ("unix", False),
+    ],
+)
+def test_whom_a_listener_trusts(host: str, *, trusted: bool) -> None:
+    proxy_protocol = ListenerProxyProtocol(trusted=("10.0.0.0/8", "192.0.2.7", "fd00::/8"))
+
+    assert proxy_protocol.trusts(host) is trusted
+    assert ListenerProxyProtocol(trusted=("unix",)).trusts(host) is (host == "unix")
+
+
+def test_a_unix_socket_has_unix_peers() -> None:
+    trusting = ListenerProxyProtocol(trusted=("10.0.0.0/8",))
+    assert Listener(bind=BIND, proxy_protocol=trusting).proxy_protocol == trusting
+    with pytest.raises(Invalid) as caught:
+        Listener(bind=Address(path="/s"), proxy_protocol=trusting)
+
+    reason = 'must hold "unix": this is a unix socket'
+    assert caught.value.faults == (("proxy_protocol.trusted", reason),)

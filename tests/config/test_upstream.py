@@ -59,6 +59,7 @@ def test_defaults() -> None:
         balance="least_connections",
         hash_on="client",
         tls=None,
+        proxy_protocol=None,
         probe=Probe(
             kind="none",
             interval=2,
@@ -97,6 +98,13 @@ def test_defaults_suit_each_other() -> None:
     # A node that rests for the first time may be asked again while its clients are held.
     assert one.rest.first < one.hold.timeout
     assert one.probe.down_interval < one.probe.interval
+
+
+@pytest.mark.parametrize(("version", "shares"), [(None, True), ("v1", False), ("v2", False)])
+def test_a_connection_that_tells_of_one_client_carries_no_other(
+    version: str | None, *, shares: bool
+) -> None:
+    assert upstream(proxy_protocol=version).keeps_connections is shares
 
 
 def test_everything() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from .balancers import NGINX_STREAM
 from .harness import Certificate, make_certificate
 
 MODULES = Path(__file__).parent / "node_modules" / "@deepstream"
@@ -37,6 +38,21 @@ def deepstream() -> None:
 def redis() -> None:
     """A redis server, which joins deepstream nodes to a cluster."""
     require(shutil.which("redis-server"), "redis-server is not installed")
+
+
+@pytest.fixture(scope="session")
+def haproxy() -> None:
+    """HAProxy, before the proxy or as its node."""
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    require(shutil.which("haproxy", path=path), "haproxy is not installed")
+
+
+@pytest.fixture(scope="session")
+def nginx() -> None:
+    """nginx with its module for streams, before the proxy or as its node."""
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    require(shutil.which("nginx", path=path), "nginx is not installed")
+    require(NGINX_STREAM.exists(), "nginx's module for streams is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from proxy.errors import DialError, DialRefused, DialTimeout, Full, NodeTlsError
 from proxy.io import dial as module
 from proxy.io.dial import NodeSecurity, dial
 from proxy.io.tls import TlsTransport, make_contexts
+from proxy.io.transport import SocketTransport, take
 
 from .rig import LIMIT
 
@@ -48,6 +49,70 @@ async def test_connects_to_a_unix_socket(tmp_path_factory: pytest.TempPathFactor
         transport.close()
         with pytest.raises(DialError):
             await dial(Address(path=path + "-not"), None, limit=LIMIT)
+
+
+async def test_header_goes_out_before_all_else(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    """However long it is: the first one does not fit into any socket's buffer."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+
+    async def serve(header: bytes) -> None:
+        plain = await listener.accept()
+        received = b""
+        while len(received) < len(header):
+            received += await plain.receive_some(len(header) - len(received))
+        assert received == header
+        stream = trio.SSLStream(plain, server_tls, server_side=True)
+        await stream.send_all(b"hello")
+        await trio.aclose_forcefully(stream)
+
+    for header in (b"PROXY" * 2_000_000, b"PROXY UNKNOWN\r\n"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, header)
+            security = NodeSecurity(client_tls, "localhost")
+            transport = await dial(address, security, limit=LIMIT, header=header)
+            assert await transport.receive_some() == b"hello"
+            transport.close()
+    await listener.aclose()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "unix"])
+async def test_header_is_made_of_the_connections_ends(host: str, tmp_path: Path) -> None:
+    def make(ends: tuple[Address, Address]) -> bytes:
+        seen.append(ends)
+        return b"x"
+
+    seen: list[tuple[Address, Address]] = []
+    family = {"::1": socket.AF_INET6, "unix": socket.AF_UNIX}.get(host, socket.AF_INET)
+    with socket.socket(family) as listener:
+        listener.bind(str(tmp_path / "s") if host == "unix" else (host, 0))
+        listener.listen()
+        path = str(tmp_path / "s") if host == "unix" else ""
+        address = Address(path=path) if path else Address(host, listener.getsockname()[1])
+        transport = await dial(address, None, limit=LIMIT, header=make)
+        accepted, _ = listener.accept()
+
+        assert accepted.recv(5) == b"x"
+        ours = Address() if path else Address(host, transport.sock.getsockname()[1])
+        assert seen == [(ours, Address() if path else address)]
+        transport.close()
+        accepted.close()
+
+
+async def test_node_that_resets_what_it_was_sent_first() -> None:
+    async def slam() -> None:
+        transport = SocketTransport(take((await listener.accept()).socket))
+        transport.abort()
+
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slam)
+        with pytest.raises(DialError):
+            await dial(address, None, limit=LIMIT, header=b"PROXY" * 2_000_000)
+    await listener.aclose()
 
 
 async def test_refused() -> None:

@@ -40,7 +40,7 @@ from proxy.errors import (
     ResponseTimeout,
 )
 from proxy.io import probes as module
-from proxy.io.dial import NodeSecurity, dial
+from proxy.io.dial import Header, NodeSecurity, dial
 from proxy.io.probes import MOST, probe
 from proxy.io.transport import SocketTransport
 from proxy.testing.node import open_nodes
@@ -184,9 +184,9 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SocketTranspor
     opened: list[SocketTransport] = []
 
     async def note(
-        address: Address, security: NodeSecurity | None, *, limit: float
+        address: Address, security: NodeSecurity | None, *, limit: float, header: Header
     ) -> SocketTransport:
-        opened.append(await dial(address, security, limit=limit))
+        opened.append(await dial(address, security, limit=limit, header=header))
         return opened[-1]
 
     monkeypatch.setattr(module, "dial", note)
@@ -260,6 +260,13 @@ async def test_well(kind: str, others: dict[str, Any], answer: bytes, size: int)
         took = await probe(settings(kind, **others), address, None)
 
         assert 0 < took < LIMIT
+
+
+async def test_header_goes_out_first() -> None:
+    async with listening(node := Scripted(READY)) as address:
+        await probe(settings("http"), address, None, header=b"PROXY UNKNOWN\r\n")
+
+    assert bytes(node.received).startswith(b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("kind", CONTENT)
@@ -458,7 +465,7 @@ async def test_cannot_be_reached(kind: str, connections: list[SocketTransport]) 
 async def test_no_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no failure of the node."""
 
-    async def fail(*_: object, limit: float) -> None:
+    async def fail(*_: object, **__: object) -> None:
         await trio.lowlevel.checkpoint()
         raise Full
 
@@ -512,7 +519,9 @@ async def test_request(kind: str, target: str, own: list[str]) -> None:
 async def test_zone_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(node := Scripted(READY)) as address:
 
-        async def elsewhere(_: Address, __: None, *, limit: float) -> SocketTransport:
+        async def elsewhere(
+            _: Address, __: None, *, limit: float, header: Header
+        ) -> SocketTransport:
             return await dial(address, None, limit=limit)
 
         monkeypatch.setattr(module, "dial", elsewhere)
@@ -581,7 +590,7 @@ async def test_of_frames_so_much_is_read(pieces: int, start: int, found: bool) -
 async def test_dialling_is_part_of_the_time(
     kind: str, clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def slowly(address: Address, _: None, *, limit: float) -> SocketTransport:
+    async def slowly(address: Address, _: None, *, limit: float, header: Header) -> SocketTransport:
         transport = await dial(address, None, limit=limit)
         clock.jump(LATER)
         return transport

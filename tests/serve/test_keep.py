@@ -15,7 +15,7 @@ from proxy.config.address import Address
 from proxy.config.load import parse_config
 from proxy.config.upstream import Discovery, Probe
 from proxy.errors import DialRefused, DnsError
-from proxy.io.dial import NodeSecurity
+from proxy.io.dial import Header, NodeSecurity
 from proxy.io.resolve import Answer
 from proxy.pool.upstream import Upstream
 from proxy.serve import keep
@@ -41,17 +41,26 @@ hold = {{ timeout = 100.0, rate = 10.0 }}
 NAMED = CONFIG.replace('[ "10.0.0.1:1", "10.0.0.2:1" ]', '[ "nodes.example:1" ]')
 
 
+#: Of a connection to a node.
+ENDS = (Address("10.0.0.9", 9), Address("10.0.0.1", 1))
+
+
 class Net:
     """Which nodes are well, what names stand for, and when each was asked."""
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
         self.asked: dict[str, list[float]] = {}
+        #: What the connections of probes began with.
+        self.headers: set[bytes] = set()
         self.addresses: list[str] | None = []
         self.lookups: list[float] = []
 
-    async def probe(self, _: Probe, address: Address, __: NodeSecurity | None) -> float:
+    async def probe(
+        self, _: Probe, address: Address, __: NodeSecurity | None, *, header: Header
+    ) -> float:
         await trio.lowlevel.checkpoint()
+        self.headers.add(header(ENDS) if callable(header) else header)
         self.asked.setdefault(address.host, []).append(trio.current_time())
         if address.host in self.dead:
             raise DialRefused(str(address))
@@ -90,6 +99,21 @@ async def test_every_node_was_asked_before_the_start(net: Net, autojump_clock: C
     net.dead = {"10.0.0.2"}
     async with kept(CONFIG) as (_, upstream):
         assert states(upstream) == {"10.0.0.1": "up", "10.0.0.2": "down"}
+
+
+@pytest.mark.parametrize(
+    ("version", "header"),
+    [
+        ("", b""),
+        ('proxy_protocol = "v1"', b"PROXY TCP4 10.0.0.9 10.0.0.1 9 1\r\n"),
+        ('proxy_protocol = "v2"', b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+    ],
+)
+async def test_probes_are_for_nobody(
+    version: str, header: bytes, net: Net, autojump_clock: Clock
+) -> None:
+    async with kept(CONFIG + version):
+        assert net.headers == {header}
 
 
 async def test_intervals(net: Net, autojump_clock: Clock) -> None:

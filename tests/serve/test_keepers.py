@@ -79,7 +79,7 @@ async def test_upstream_that_comes_back_is_the_same(autojump_clock: Clock) -> No
 async def test_start_that_is_cancelled_can_be_undone(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(*_: object) -> float:
+    async def never(*_: object, **__: object) -> float:
         await trio.sleep_forever()
 
     monkeypatch.setattr(keep, "probe", never)

@@ -17,6 +17,7 @@ from proxy.errors import (
 )
 from proxy.observe.record import Record
 from proxy.serve.reach import Attempt, Reach
+from proxy.wire.proxy_protocol import Source
 
 from .world import CONFIG, World, open_world, silent
 
@@ -94,7 +95,7 @@ async def test_connection_of_a_failed_attempt_is_closed(autojump_clock: Clock) -
     async with open_world() as world:
 
         async def ask(attempt: Attempt) -> None:
-            await attempt.dial()
+            await attempt.dial(Source)
             raise DialRefused(attempt.node.name)
 
         for host in ("node-a", "node-b"):

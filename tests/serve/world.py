@@ -77,6 +77,8 @@ class World:
     ) -> None:
         self.records: list[Record] = []
         self.dialled: list[str] = []
+        #: What each connection to a node began with.
+        self.headers: list[bytes] = []
         self.dial_times: list[float] = []
         self.nodes: dict[str, Serve] = {}
         #: The proxy's ends of the connections to nodes.
@@ -88,9 +90,12 @@ class World:
             for node in upstream.config.nodes:
                 upstream.resolved(node, [node.address], 0.0)
 
-    async def _dial(self, upstream: Upstream, node: Node, limit: float) -> trio.abc.Stream:
+    async def _dial(
+        self, upstream: Upstream, node: Node, limit: float, header: bytes = b""
+    ) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         self.dialled.append(node.address.host)
+        self.headers.append(header)
         self.dial_times.append(trio.current_time())
         serve = self.nodes.get(node.address.host)
         if serve is None:
