@@ -19,6 +19,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           |    +-- VersionNotSupported    505
           +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
           |    +-- WrongVersion           426
+          +-- BadClientHello    400       TLS that cannot be read, of a client to be passed on
           +-- OriginDenied      403
           +-- Denied            403       by a hook, which has made the answer
           +-- NoRoute           404
@@ -155,6 +156,15 @@ class WrongVersion(BadUpgrade):
 
     def __init__(self) -> None:
         super().__init__(headers=[(b"Sec-WebSocket-Version", b"13")])
+
+
+class BadClientHello(Refusal):
+    """The first message of a TLS client breaks RFC 8446, or is too long or too late to be read."""
+
+    status = 400
+    token = "tls_protocol_error"
+    closes = True
+    summary = "The ClientHello is malformed."
 
 
 class OriginDenied(Refusal):
