@@ -70,6 +70,12 @@ def host_name(_: object, __: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"must be a host name without port or wildcard, not {value!r}")
 
 
+def server_name(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    name = value.removeprefix("*.").lower()
+    if not _HOST.fullmatch(name) or is_numeric(name):
+        raise ValueError(f'must be like "rt.example.org" or "*.example.org", not {value!r}')
+
+
 def origin_list(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for origin in value:
         if not _ORIGIN.fullmatch(origin):

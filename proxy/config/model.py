@@ -14,6 +14,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators
 
+from . import tcp
 from .address import Address
 from .checks import (
     Invalid,
@@ -76,6 +77,8 @@ class Listener:
 
     bind: Address = attrs.field(validator=bindable)
     name: str = ""
+    # tcp: bytes pass unseen, to the route that names this listener.  nginx: stream, HAProxy: mode
+    mode: Literal["http", "tcp"] = "http"
     tls: ListenerTls | None = None
     # nginx 511, HAProxy: its maxconn; the kernel caps it at net.core.somaxconn (4096)
     backlog: int = count(1024, high=65_535)
@@ -169,6 +172,7 @@ class Config:
 
     def __attrs_post_init__(self) -> None:
         faults = [*self._unknown_names(), *self._duplicates()]
+        faults += tcp.config_faults(self.listeners, self.routes, self.upstreams)
         if faults:
             raise Invalid(*faults)
 
@@ -191,6 +195,12 @@ class Config:
             # One path may be a WebSocket here and a plain request there.
             (f"routes[{i}]", (r.listener, r.host, r.path, r.prefix, bool(r.path and r.websocket)))
             for i, r in enumerate(self.routes)
+            if r.kind != "tcp"
+        ]
+        passages = [
+            (f"routes[{i}]", (r.listener, r.sni))
+            for i, r in enumerate(self.routes)
+            if r.kind == "tcp"
         ]
         names = [(f"listeners[{i}].name", x.name) for i, x in enumerate(self.listeners) if x.name]
         # Port 0 asks the kernel for a free one: any number of listeners may.
@@ -199,4 +209,4 @@ class Config:
             for i, x in enumerate(self.listeners)
             if x.bind.port or x.bind.path
         ]
-        return repeated(routes) + repeated(names) + repeated(binds)
+        return repeated(routes) + repeated(passages) + repeated(names) + repeated(binds)

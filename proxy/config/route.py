@@ -11,6 +11,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators
 
+from . import tcp
 from .checks import (
     Invalid,
     count,
@@ -18,6 +19,7 @@ from .checks import (
     lower,
     origin_list,
     seconds,
+    server_name,
     starts_with_slash,
     within,
 )
@@ -105,12 +107,16 @@ class Ping:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """Host and path to an upstream.
+    """Host and path to an upstream; for a TCP listener, the name that TLS clients ask for.
 
     `path` matches exactly, and for a WebSocket handshake the whole target, so that a query or a
     trailing slash is another path: a deepstream node sees it so.  `prefix` matches whole segments:
     "/api" takes /api and /api/x, not /apix.  With `websocket` a path carries WebSocket only, a
     prefix both kinds.
+
+    A route of a TCP listener names it, and has neither path nor prefix.  `sni` is what a TLS client
+    asks for: "*.example.org" takes every name below that, an exact one goes first, then the
+    longest; a route without it takes all others, and what is no TLS.
     """
 
     upstream: str
@@ -121,6 +127,10 @@ class Route:
         default=None, converter=lower, validator=validators.optional(host_name)
     )
     listener: str | None = None
+    # nginx: ssl_preread_server_name, HAProxy: req.ssl_sni
+    sni: str | None = attrs.field(
+        default=None, converter=lower, validator=validators.optional(server_name)
+    )
     websocket: bool = False
     # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
     # None allows all, as every peer does: deepstream itself never checks.
@@ -129,13 +139,16 @@ class Route:
     )
     # strict: what RFC 6455 forbids ends the session.  lenient: what leaves the frames' boundaries
     # alone passes.  tunnel: bytes pass unseen, as in every peer; no limit that needs a frame holds,
-    # the end is a bare hang-up, and who has ended its side is sent to for timeouts.close.
+    # and the end is a bare hang-up.
     frames: Frames = "strict"
     limits: SessionLimits = attrs.field(factory=SessionLimits)
     ping: Ping = attrs.field(factory=Ping)
     # Without a data frame either way, pings apart; 0: for ever.  nginx 60, Envoy 300, HAProxy's
     # advice 3600; deepstream's clients send something every 30 s
     idle_timeout: float = attrs.field(default=900.0, validator=within(0, 10**8))
+    # As idle_timeout, once one side has ended its stream and the other goes on, which only bytes
+    # unseen can; 0: idle_timeout alone.  nginx: it ends both; HAProxy's advice (client-fin) 30
+    half_close_timeout: float = attrs.field(default=0.0, validator=within(0, 10**8))
     # For one that does not read what it is sent to read something; 0: for ever.  nginx 60; a
     # deepstream node keeps in memory, without limit, what such a client does not read
     write_stall: float = attrs.field(default=30.0, validator=within(0, 10**8))
@@ -145,9 +158,15 @@ class Route:
     on_removed: Literal["keep", "drain"] = "drain"
 
     def __attrs_post_init__(self) -> None:
+        if self.kind == "tcp" and self.listener is not None:
+            if faults := tcp.route_faults(self):
+                raise Invalid(*faults)
+            return
         faults = []
         if (self.path is None) == (self.prefix is None):
             faults.append(("", 'needs either "path" (exact) or "prefix"'))
+        if self.sni is not None:
+            faults.append(("sni", "is for routes of TCP listeners only"))
         if not self.websocket:
             faults += [
                 (name, "is for WebSocket routes only")
@@ -162,12 +181,30 @@ class Route:
             ]
             if self.ping != _OF_SESSIONS["ping"]:
                 faults.append(("ping", 'cannot be sent with frames = "tunnel"'))
+        elif self.half_close_timeout and self.websocket:
+            faults.append(
+                ("half_close_timeout", 'is for frames = "tunnel"; else a Close ends both')
+            )
         if faults:
             raise Invalid(*faults)
 
     @property
+    def kind(self) -> Literal["http", "websocket", "tcp"]:
+        """What it carries; a prefix with `websocket` carries plain requests too."""
+        if self.path is None and self.prefix is None:
+            return "tcp"
+        return "websocket" if self.websocket else "http"
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the bytes of its sessions pass unseen."""
+        return self.kind == "tcp" or self.frames == "tunnel"
+
+    @property
     def name(self) -> str:
         """How records and metrics call this route."""
+        if self.kind == "tcp":
+            return f"tcp:{self.listener}" + (f"/{self.sni}" if self.sni else "")
         pattern = self.path if self.path is not None else f"{self.prefix}*"
         return f"{self.host or ''}{pattern}"
 
@@ -180,6 +217,7 @@ _OF_SESSIONS: dict[str, object] = {
     "limits": _NO_OWN,
     "ping": Ping(),
     "idle_timeout": 900.0,
+    "half_close_timeout": 0.0,
     "write_stall": 30.0,
     "on_stall": "close",
     "on_removed": "drain",

@@ -149,7 +149,7 @@ class PumpRelay(Relay):
         if data:
             await self._received(side, data)
         else:
-            self.tunnel.lost(side, "end of stream", clean=True)
+            self._lost(side, "end of stream", clean=True)
 
     def held(self, side: Side) -> int:
         return self._sending[side] + len(self.tunnel.legs[side].outbox)
@@ -169,12 +169,16 @@ class PumpRelay(Relay):
         while True:
             await self._woken.wait()
             self._woken = trio.Event()
+            await self._reset()
             for side in Side:
-                if self.tunnel.legs[side].abort:
-                    await self._part(side)
                 # Whoever is sending to a side takes along what is new, and acts on it.
                 if not self._locks[side].locked():
                     nursery.start_soon(self._act, side)
+
+    async def _reset(self) -> None:
+        for side in Side:
+            if self.tunnel.legs[side].abort:
+                await self._part(side)
 
     async def _flush(self, side: Side) -> None:
         """Send a side what there is for it, and wait until it has taken that."""
@@ -194,6 +198,7 @@ class PumpRelay(Relay):
         The clock comes first: what is to be sent may wait for somebody who has stopped reading.
         """
         self._start_clock()
+        await self._reset()
         await self._flush(side)
         self._start_clock()
         for each in Side:

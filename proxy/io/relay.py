@@ -115,6 +115,12 @@ class Relay(ABC):
         self._wake()
         return found
 
+    def _lost(self, side: Side, detail: str, *, clean: bool = False) -> None:
+        """Tell the tunnel that nothing comes from a side any more."""
+        self.tunnel.lost(side, detail, clean=clean)
+        if not self.tunnel.ending:
+            self._timer.hasten(self.liveness.half_closed(trio.current_time()))
+
     def _receive(self, side: Side, data: bytes) -> None:
         """Give bytes to the tunnel, and see what of them concerns the proxy itself."""
         leg, scanner = self.tunnel.legs[side], self.tunnel.scanners[side]

@@ -107,7 +107,7 @@ class Splice(Relay):
 
     def lost(self, leg: SplicedLeg, detail: str, *, clean: bool = False) -> None:
         """Take notice that a leg's connection is over; `clean`: that nothing more comes from it."""
-        self.tunnel.lost(leg.side, detail, clean=clean)
+        self._lost(leg.side, detail, clean=clean)
         self.settle()
 
     def unsendable(self, leg: SplicedLeg, detail: str) -> None:

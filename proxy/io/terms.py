@@ -48,11 +48,11 @@ class Terms:
     @classmethod
     def of(cls, route: Route, close_timeout: float) -> Self:
         limits, ping = route.limits, route.ping
-        opaque = route.frames == "tunnel"
         patience = Patience(
-            ping=(0.0, 0.0) if opaque else (ping.client, ping.node),
+            ping=(0.0, 0.0) if route.opaque else (ping.client, ping.node),
             ping_timeout=ping.timeout,
             idle=route.idle_timeout,
+            half_close=route.half_close_timeout,
             write_stall=route.write_stall,
         )
         rules = _rules(route)
@@ -67,7 +67,7 @@ class Terms:
             control_rate=_control_rate(route) if limits.controls_per_second else None,
             rules=rules,
             held_bytes=limits.held_bytes,
-            make_tunnel=_tunnels(rules, opaque=opaque),
+            make_tunnel=_tunnels(rules, opaque=route.opaque),
         )
 
 

@@ -8,7 +8,8 @@ looks nothing is done, so a message costs nothing.
     take what it sends, its silence is our own doing and is not held against it.
   - A leg that does not take what it is sent is stalled once nothing has moved for `write_stall`
     seconds: not our backlog, and not what the kernel holds for it.  It is not pinged meanwhile.
-  - A session without data frames, either way, is idle.
+  - A session without data frames, either way, is idle.  One of which a side has ended its stream,
+    and is still sent to, may have less time for that.
 
 Times are those of the caller's clock, in seconds.
 """
@@ -39,6 +40,8 @@ class Patience:
     ping: tuple[float, float] = (0.0, 0.0)
     ping_timeout: float = 15.0
     idle: float = 0.0
+    #: As `idle`, once a side has ended its stream; 0: as `idle` all the same.
+    half_close: float = 0.0
     write_stall: float = 0.0
 
 
@@ -133,21 +136,32 @@ class Liveness:
         # Only now: nobody should be pinged who is told goodbye.
         return min(due, *(self._ping(side, now, legs[side]) for side in Side))
 
+    def half_closed(self, now: float) -> float:
+        """Take notice that a side has ended its stream, and the other not; return when to look."""
+        self._data, self._data_at = self._count(), now
+        return now + self._idle_limit()
+
     def blocked(self, now: float) -> float:
         """Return when to look at a leg that has just begun not to take what it is sent."""
         return now + self._patience.write_stall / _LOOKS if self._patience.write_stall else _NEVER
 
     def _idle(self, now: float, client: LegView) -> Verdict | float:
-        limit = self._patience.idle
-        if not limit:
-            return _NEVER
-        data = sum(scanner.bytes - scanner.control_bytes for scanner in self._scanners)
-        if data != self._data or not client.reads:
+        limit, data = self._idle_limit(), self._count()
+        ended = self._tunnel.legs[Side.CLIENT].ended
+        if data != self._data or not (client.reads or ended):
             # Or who is paused for sending too much: that is not idle.
             self._data, self._data_at = data, now
         elif now >= self._data_at + limit:
             return Verdict("idle", f"no data for {limit:g} s")
         return self._data_at + limit
+
+    def _idle_limit(self) -> float:
+        idle, half_close = self._patience.idle or _NEVER, self._patience.half_close
+        half = half_close and any(leg.ended for leg in self._tunnel.legs)
+        return min(idle, half_close) if half else idle
+
+    def _count(self) -> int:
+        return sum(scanner.bytes - scanner.control_bytes for scanner in self._scanners)
 
     def _stalled(self, side: Side, now: float, view: LegView) -> Verdict | float:
         pulse, limit = self.legs[side], self._patience.write_stall

@@ -1,17 +1,25 @@
-"""A session whose bytes pass unseen, for what is not quite RFC 6455.
+"""A session whose bytes pass unseen: in TCP mode, and for what is not quite RFC 6455.
 
 It has the face of a `Tunnel`, and no frames: nothing can be put between its bytes, so it is never
-pinged and ends with a hang-up.  An end of stream passes through: a side that has ended its own may
-still receive, for as long as the closing handshakes of other sessions may take.
+pinged and ends with a hang-up.
+
+An end of stream passes through, and is no end of the session: a side that has ended its own may
+still be sent to, until the other one ends its stream too, or is idle.  What breaks off passes as a
+reset: without frames an end of stream is all that tells a peer that it has got everything.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import attrs
 
 from .closing import Ending, FrameError
 from .frames import Scan, Scanner
 from .tunnel import Leg, Side, Tunnel
+
+_CLOSED: Final[tuple[Ending, Ending]] = ("client_closed", "node_closed")
+_LOST: Final[tuple[Ending, Ending]] = ("client_lost", "node_lost")
 
 
 class Flow(Scanner):
@@ -57,10 +65,14 @@ class OpaqueTunnel(Tunnel):
         if leg.gone or (clean and leg.ended):
             return
         if clean:
-            self._end("client_closed" if side is Side.CLIENT else "node_closed", detail)
             leg.ended = other.finish = True
+            if other.ended:
+                # Who was first has begun it.
+                self._end(_CLOSED[side.other], detail)
             return
-        self._end("client_lost" if side is Side.CLIENT else "node_lost", detail)
+        # Whoever has ended its stream may well be gone when something comes for it.
+        self._end(_CLOSED[side] if leg.ended else _LOST[side], detail)
+        other.abort = True
         self._hang_up()
 
     def offend(self, side: Side, error: FrameError) -> None:

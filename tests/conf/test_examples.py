@@ -51,7 +51,8 @@ def test_reference_gives_the_defaults(load: Any) -> None:
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
-    (route,) = config.routes
+    route, passage = config.routes
+    assert passage == Route(upstream=passage.upstream, listener=passage.listener, sni=passage.sni)
     assert route == Route(
         path=route.path,
         upstream=route.upstream,

@@ -74,6 +74,7 @@ FULL: dict[str, Any] = {
         {
             "bind": "unix:/run/tidegate.sock",
             "name": "inside",
+            "mode": "tcp",
             "proxy_protocol": {"trusted": ["10.0.0.0/8", "unix"]},
         },
     ],
@@ -108,6 +109,12 @@ FULL: dict[str, Any] = {
             "on_removed": "keep",
         },
         {"prefix": "/api", "upstream": "deepstream"},
+        {
+            "listener": "inside",
+            "sni": "*.Example.org",
+            "upstream": "mqtt",
+            "half_close_timeout": 12,
+        },
     ],
     "upstreams": {
         "deepstream": {
@@ -246,6 +253,7 @@ def test_full(folder: Path) -> None:
     inside = Listener(
         bind=Address(path="/run/tidegate.sock"),
         name="inside",
+        mode="tcp",
         proxy_protocol=ListenerProxyProtocol(trusted=("10.0.0.0/8", "unix")),
     )
     socket = Route(
@@ -329,9 +337,13 @@ def test_full(folder: Path) -> None:
         nodes=(Node(address=Address(path="/run/mqtt")),), probe=Probe(kind="websocket", send="x")
     )
 
+    passage = Route(
+        listener="inside", sni="*.example.org", upstream="mqtt", half_close_timeout=12.0
+    )
+
     assert parse_config(document(FULL), folder=folder) == Config(
         listeners=(public, inside),
-        routes=(socket, Route(prefix="/api", upstream="deepstream")),
+        routes=(socket, Route(prefix="/api", upstream="deepstream"), passage),
         upstreams={"deepstream": deepstream, "mqtt": mqtt},
         timeouts=Timeouts(
             handshake=1.5,
@@ -454,7 +466,7 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "listener",
             "port = 1",
             "listeners[0].port",
-            "unknown key; allowed here: backlog, bind, name, proxy_protocol, tls",
+            "unknown key; allowed here: backlog, bind, mode, name, proxy_protocol, tls",
         ),
         (
             "listener",

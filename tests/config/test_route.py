@@ -60,6 +60,7 @@ def test_sizes_may_be_any(value: int) -> None:
         ("ping", Ping(client=1.0)),
         ("frames", "tunnel"),
         ("idle_timeout", 1.0),
+        ("half_close_timeout", 1.0),
         ("write_stall", 1.0),
         ("on_stall", "abort"),
         ("on_removed", "keep"),
@@ -96,6 +97,16 @@ def test_no_pings_in_a_tunnel() -> None:
         route(frames="tunnel", ping=Ping(client=1.0))
 
     assert caught.value.faults == (("ping", 'cannot be sent with frames = "tunnel"'),)
+
+
+def test_half_a_session_needs_a_tunnel() -> None:
+    assert route(frames="tunnel", half_close_timeout=5.0).half_close_timeout == 5
+    with pytest.raises(Invalid) as caught:
+        route(half_close_timeout=5.0)
+
+    assert caught.value.faults == (
+        ("half_close_timeout", 'is for frames = "tunnel"; else a Close ends both'),
+    )
 
 
 def test_other_limits_hold_in_a_tunnel() -> None:

@@ -17,6 +17,7 @@ from proxy.io.transport import SocketTransport
 from proxy.wire.closing import Ending
 from proxy.wire.tunnel import Side
 
+from . import rig as rig_module
 from .actors import Actor
 from .conftest import SOCKETS, OpenRig
 from .rig import Peer, Rig, half_close, open_rig
@@ -71,16 +72,59 @@ async def test_an_end_of_stream_passes_and_the_other_direction_goes_on(
 
 
 @SIDES
-async def test_half_a_session_lasts_as_long_as_a_closing_handshake_may(
-    side: Side, rig: OpenRig
-) -> None:
-    async with rig(terms=opaque(0.05)) as r:
+async def test_half_a_session_may_have_less_time_to_be_idle(side: Side, rig: OpenRig) -> None:
+    async with rig(terms=opaque(half_close_timeout=0.05)) as r:
         await half_close(r.peer(side).stream)
         assert await r.peer(side.other).read_to_end() == b""
         await r.over.wait()
 
         assert await r.peer(side).read_to_end() == b""
-    assert r.tunnel.ending == CLOSED[side]
+    assert (r.tunnel.ending, r.tunnel.detail) == ("idle", "no data for 0.05 s")
+
+
+@SIDES
+@pytest.mark.parametrize(
+    ("keys", "lives"),
+    [
+        ({"idle_timeout": 20.0, "half_close_timeout": 0.0}, 20.0),
+        ({"idle_timeout": 20.0, "half_close_timeout": 7.0}, 7.0),
+        ({"idle_timeout": 3.0, "half_close_timeout": 7.0}, 3.0),
+        ({"idle_timeout": 0.0, "half_close_timeout": 7.0}, 7.0),
+    ],
+)
+async def test_half_a_session_lives_while_the_other_side_sends(
+    keys: dict[str, float],
+    lives: float,
+    side: Side,
+    memory_rig: OpenRig,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig_module, "LIMIT", 100.0)
+        async with memory_rig(terms=opaque(**keys)) as r:
+            await half_close(r.peer(side).stream)
+            for _ in range(4):
+                await trio.sleep(2.5)
+                await r.peer(side.other).stream.send_all(b"more")
+            last = trio.current_time()
+            await r.over.wait()
+
+            # One look every so often: it may be found out as late as that.
+            assert lives <= trio.current_time() - last < 2 * lives
+            assert await r.peer(side).read_to_end() == b"more" * 4
+    assert r.tunnel.ending == "idle"
+
+
+@SIDES
+async def test_half_a_session_can_be_told_to_leave(side: Side, rig: OpenRig) -> None:
+    async with rig(terms=opaque()) as r:
+        await half_close(r.peer(side).stream)
+        assert await r.peer(side.other).read_to_end() == b""
+        r.relay.close("moved", 1012, 1001, "elsewhere")
+        await r.over.wait()
+
+        assert await r.peer(side).read_to_end() == b""
+    assert r.tunnel.ending == "moved"
 
 
 async def test_much_in_both_directions_is_not_cut_by_the_first_end(socket_rig: OpenRig) -> None:
@@ -140,7 +184,7 @@ async def is_reset(r: Rig, client: Actor, node: Actor) -> None:
             "client_limit",
             ("FIN", "FIN"),
         ),
-        (is_reset, {}, "node_lost", ("FIN", "-")),
+        (is_reset, {}, "node_lost", ("RST", "-")),
     ],
 )
 async def test_it_ends_with_a_hang_up_and_no_word(

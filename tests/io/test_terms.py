@@ -97,10 +97,10 @@ def test_lenient_frames_are_limited_all_the_same() -> None:
 
 
 def test_unseen_bytes_are_neither_pinged_nor_understood() -> None:
-    one = terms(frames="tunnel", idle_timeout=10, write_stall=11)
+    one = terms(frames="tunnel", idle_timeout=10, half_close_timeout=5, write_stall=11)
 
     assert isinstance(one.make_tunnel(0x40), OpaqueTunnel)
-    assert one.patience == Patience((0, 0), idle=10, write_stall=11)
+    assert one.patience == Patience((0, 0), idle=10, half_close=5, write_stall=11)
 
 
 def test_extensions_may_use_their_bits() -> None:

@@ -396,3 +396,45 @@ def test_a_client_that_we_do_not_read_is_not_idle() -> None:
     life.view(CLIENT, LegView())
 
     assert life.look(120) == Verdict("idle", "no data for 60 s")
+
+
+def half_closed(patience: Patience, side: Side, at: float) -> tuple[Life, float]:
+    """Return a session of which a side ends its stream then, and when it is looked at."""
+    life = Life(patience, tunnel=OpaqueTunnel())
+    life.tunnel.lost(side, clean=True)
+    # Nothing is read of a side that has ended its stream.
+    life.view(side, LegView(reads=False))
+    return life, life.liveness.half_closed(START + at) - START
+
+
+@SIDES
+@pytest.mark.parametrize(
+    ("patience", "limit"),
+    [
+        (Patience(idle=60), 60),
+        (Patience(idle=60, half_close=5), 5),
+        (Patience(idle=60, half_close=90), 60),
+        (Patience(half_close=5), 5),
+    ],
+)
+def test_half_a_session_is_idle_too(patience: Patience, limit: float, side: Side) -> None:
+    life, due = half_closed(patience, side, 50)
+    assert due == 50 + limit
+    life.tunnel.received(side.other, b"more")
+    assert life.look(due) == due + limit
+
+    assert life.look(due + limit) == Verdict("idle", f"no data for {limit:g} s")
+
+
+@SIDES
+def test_half_a_session_may_have_all_the_time_there_is(side: Side) -> None:
+    life, due = half_closed(Patience(), side, 50)
+
+    assert due == NEVER
+    assert life.look(10**6) == NEVER
+
+
+def test_a_whole_session_has_its_own_time() -> None:
+    life = Life(Patience(idle=60, half_close=5), tunnel=OpaqueTunnel())
+
+    assert life.look(0) == 60

@@ -78,7 +78,7 @@ def test_an_end_of_stream_passes_and_the_other_direction_goes_on(side: Side) -> 
     tunnel, other = OpaqueTunnel(), side.other
     tunnel.lost(side, "end of stream", clean=True)
 
-    assert (tunnel.ending, tunnel.detail) == (CLOSED[side], "end of stream")
+    assert (tunnel.ending, tunnel.detail) == (None, "")
     assert [leg.finish for leg in tunnel.legs] == [side is NODE, side is CLIENT]
     assert not tunnel.legs[side].done
     assert not tunnel.legs[other].done
@@ -92,7 +92,7 @@ def test_an_end_of_stream_passes_and_the_other_direction_goes_on(side: Side) -> 
     assert tunnel.finished
     assert not any(leg.gone or leg.abort for leg in tunnel.legs)
     assert all(leg.finish for leg in tunnel.legs)
-    assert tunnel.ending == CLOSED[side]
+    assert (tunnel.ending, tunnel.detail) == (CLOSED[side], "end of stream")
 
 
 @SIDES
@@ -102,7 +102,15 @@ def test_one_end_of_stream_counts_once(side: Side) -> None:
     tunnel.lost(side, "second", clean=True)
 
     assert not tunnel.finished
-    assert tunnel.detail == "first"
+    assert tunnel.ending is None
+
+
+@SIDES
+def test_a_reset_passes_as_one(side: Side) -> None:
+    tunnel = OpaqueTunnel()
+    tunnel.lost(side, "reset")
+
+    assert [leg.abort for leg in tunnel.legs] == [side is NODE, side is CLIENT]
 
 
 @SIDES
@@ -121,6 +129,18 @@ def test_a_reset_behind_an_end_of_stream_ends_both(side: Side) -> None:
     tunnel.lost(side, "reset")
 
     assert tunnel.ending == CLOSED[side]
+    assert tunnel.legs[side.other].abort
+    assert_hung_up(tunnel)
+
+
+@SIDES
+def test_an_answer_that_breaks_off_is_a_loss(side: Side) -> None:
+    tunnel = OpaqueTunnel()
+    tunnel.lost(side, clean=True)
+    tunnel.lost(side.other, "reset")
+
+    assert tunnel.ending == LOST[side.other]
+    assert tunnel.legs[side].abort
     assert_hung_up(tunnel)
 
 
@@ -144,13 +164,14 @@ def test_who_is_stalled_may_be_reset(side: Side) -> None:
 
 
 @SIDES
-def test_an_ending_session_is_not_closed_again(side: Side) -> None:
+def test_half_a_session_can_be_closed_and_a_whole_one_not_again(side: Side) -> None:
     tunnel = OpaqueTunnel()
     tunnel.lost(side, clean=True)
     tunnel.close("idle", 1001, 1001, "")
+    tunnel.close("shutdown", 1012, 1001, "")
 
-    assert tunnel.ending == CLOSED[side]
-    assert not tunnel.finished
+    assert tunnel.ending == "idle"
+    assert_hung_up(tunnel)
 
 
 @SIDES
@@ -162,12 +183,10 @@ def test_who_is_too_fast_ends_both(side: Side) -> None:
     assert_hung_up(tunnel)
 
 
-def test_giving_up_on_half_a_session_ends_it() -> None:
+def test_giving_up_is_a_hang_up() -> None:
     tunnel = OpaqueTunnel()
-    tunnel.lost(CLIENT, clean=True)
     tunnel.give_up()
 
-    assert tunnel.ending == "client_closed"
     assert_hung_up(tunnel)
 
 
