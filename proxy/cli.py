@@ -55,7 +55,8 @@ def check(file: Path) -> None:
     click.echo("ok")
     for listener in config.listeners:
         name = f" ({listener.name})" if listener.name else ""
-        click.echo(f"would bind {listener.bind} {'TLS' if listener.tls else 'plain'}{name}")
+        mode = ", bytes unseen" if listener.mode == "tcp" else ""
+        click.echo(f"would bind {listener.bind} {'TLS' if listener.tls else 'plain'}{mode}{name}")
 
 
 @main.command()

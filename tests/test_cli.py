@@ -49,6 +49,17 @@ bind = "127.0.0.1:8443"
 tls.certificates = [{ cert_file = "cert.pem", key_file = "key.pem" }]
 """
 
+TCP = """
+[[listeners]]
+name = "mqtt"
+bind = "127.0.0.1:1883"
+mode = "tcp"
+
+[[routes]]
+listener = "mqtt"
+upstream = "deepstream"
+"""
+
 
 def write(
     folder: Path, *, bind: str = "127.0.0.1:0", node: str = "127.0.0.1:1", shutdown: str = ""
@@ -71,7 +82,7 @@ def write_certificate(folder: Path, ca: trustme.CA) -> None:
 def test_check_says_what_it_would_bind(tmp_path: Path, ca: trustme.CA) -> None:
     write_certificate(tmp_path, ca)
     file = write(tmp_path, bind="[::1]:8080")
-    file.write_text(file.read_text() + TLS)
+    file.write_text(file.read_text() + TLS + TCP)
     result = command("check", "-c", file)
 
     assert (result.exit_code, result.stderr) == (0, "")
@@ -79,6 +90,7 @@ def test_check_says_what_it_would_bind(tmp_path: Path, ca: trustme.CA) -> None:
         "ok",
         "would bind [::1]:8080 plain (public)",
         "would bind 127.0.0.1:8443 TLS",
+        "would bind 127.0.0.1:1883 plain, bytes unseen (mqtt)",
     ]
 
 

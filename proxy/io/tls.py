@@ -259,7 +259,7 @@ def _listener_contexts(
     contexts: list[ssl.SSLContext | None] = []
     for index, listener in enumerate(config.listeners):
         try:
-            contexts.append(_server_context(listener.tls) if listener.tls else None)
+            contexts.append(_server_context(listener.tls, listener.mode) if listener.tls else None)
         except (ssl.SSLError, OSError) as exc:
             where = f"listeners[{index}].tls.certificates[0]"
             problems.append(f"{source}: {where}: {_reason(exc)}")
@@ -289,7 +289,7 @@ def _upstream_contexts(
     return contexts
 
 
-def _server_context(tls: ListenerTls) -> ssl.SSLContext:
+def _server_context(tls: ListenerTls, mode: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class, context.sni_callback = ClientTls, note_name
     context.options |= _HALF_CLOSE
@@ -298,8 +298,9 @@ def _server_context(tls: ListenerTls) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # Of the two that OpenSSL sends, one is never used: every resumption brings a new one.
     context.num_tickets = 1
-    # deepstream's clients offer none; browsers must not think of HTTP/2.
-    context.set_alpn_protocols(["http/1.1"])
+    if mode == "http":
+        # deepstream's clients offer none; browsers must not think of HTTP/2.
+        context.set_alpn_protocols(["http/1.1"])
     certificate = tls.certificates[0]
     context.load_cert_chain(certificate.cert_file, certificate.key_file, password=_no_passphrase)
     return context

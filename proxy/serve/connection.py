@@ -57,7 +57,10 @@ class Entrance(Protocol):
 
 @attrs.define
 class Connection:
-    """A client's connection; one that is `surplus` is told so, whatever it asks."""
+    """A client's connection; one that is `surplus` is told so, whatever it asks.
+
+    It speaks HTTP; `passage` is for what does not.
+    """
 
     service: Service
     stream: trio.abc.Stream
@@ -83,7 +86,7 @@ class Connection:
         """Serve the client until one of us hangs up."""
         established = None
         try:
-            established = await self._serve_requests()
+            established = await self._establish()
             if established is not None:
                 await self._splice(established)
         except ClientGone:
@@ -97,7 +100,7 @@ class Connection:
                     limit = self.service.config.timeouts.hook
                     await tell_closed(established.hooks, established.record, limit)
 
-    async def _serve_requests(self) -> Established | None:
+    async def _establish(self) -> Established | None:
         """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
         deadline = trio.current_time() + self.service.config.timeouts.handshake
         record = self._new_record()

@@ -64,6 +64,10 @@ class Attempt:
         return max(0.0, min(seconds, self.deadline - trio.current_time()))
 
     async def dial(self, source: Callable[[], Source]) -> NodeHttp:
+        """Connect to the node, to speak HTTP; see `connect`."""
+        return NodeHttp(await self.connect(source), self.node.name)
+
+    async def connect(self, source: Callable[[], Source]) -> trio.abc.Stream:
         """Connect to the node; `source` tells whom it is for, if the node wants to know.
 
         Raises:
@@ -75,7 +79,7 @@ class Attempt:
         header = build(version, source()) if version else b""
         self.stream = await self.service.dial(self.upstream, self.node, limit, header)
         self.record.dial_time = trio.current_time() - started
-        return NodeHttp(self.stream, self.node.name)
+        return self.stream
 
     async def hang_up(self) -> None:
         """Close the connection to the node."""

@@ -212,8 +212,7 @@ def _routes(config: Config) -> _Things:
     routes = Routes(config.routes, labels(config.listeners))
     # That a listener is called otherwise changes no route.
     return {
-        routes.key(route): (route.name, attrs.evolve(route, listener=None))
-        for route in config.routes
+        routes.key(route): (route.name, attrs.evolve(route, listener="")) for route in config.routes
     }
 
 

@@ -22,7 +22,8 @@ class Routes:
     """
 
     def __init__(self, routes: Sequence[Route], labels: Mapping[str, Hashable] = _NONE) -> None:
-        self._routes = sorted(routes, key=_specificity)
+        http = [route for route in routes if route.kind != "tcp"]
+        self._routes = sorted(http, key=_specificity)
         self._labels = labels
         #: What requests there are routes for.
         self.keys = frozenset(map(self.key, routes))
@@ -33,7 +34,7 @@ class Routes:
         Listeners are known by where they are bound, whatever they are called.
         """
         listener = self._labels.get(route.listener or "", route.listener)
-        return listener, route.host, route.path, route.prefix, route.websocket
+        return listener, route.host, route.path, route.prefix, route.websocket, route.sni
 
     def match(self, listener: Listener, host: str, target: str, *, websocket: bool) -> Route:
         """Return the route for a request; `target` is in origin form, `host` may have a port.

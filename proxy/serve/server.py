@@ -32,6 +32,7 @@ from .keepers import Keepers
 from .leave import DrainProgress
 from .listeners import Bound, Listeners
 from .move import Mover
+from .passage import Passage
 from .reload import Reloaded, Reloader
 from .service import Service
 
@@ -213,7 +214,8 @@ class Server:
         self._connections += 1
         self._shedding += surplus
         try:
-            connection = Connection(
+            kind = Passage if listener.config.mode == "tcp" else Connection
+            connection = kind(
                 self.service,
                 transport,
                 listener,

@@ -41,6 +41,7 @@ from .admission import Admission, Place
 from .hooks import Hooks, check_hooks
 from .leave import Drain, DrainProgress, Leave, turns
 from .listeners import labels
+from .passages import Passages
 from .routes import Routes
 from .session import SHUTDOWN, Session
 
@@ -114,6 +115,7 @@ class Service:
         self.config = config
         self.contexts = contexts
         self.routes = Routes(config.routes, labels(config.listeners))
+        self.passages = Passages(config.routes)
         self.head_limits = HeadLimits(
             config.limits.head_bytes, config.limits.target_bytes, config.limits.headers
         )

@@ -1,4 +1,4 @@
-"""One live WebSocket session, as those who look after all of them see it."""
+"""One live session, a WebSocket's or of TCP, as those who look after all of them see it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHUTDOWN: Final[tuple[Ending, str]] = ("shutdown", "shutting down")
 
 
 class Session:
-    """One live WebSocket session."""
+    """One live session."""
 
     __slots__ = (
         "_age_factor",
@@ -86,7 +86,12 @@ class Session:
     def _ending(self) -> None:
         """Tell the pool what the node did, when it does it: all its sessions may be next."""
         tunnel, now = self.relay.tunnel, trio.current_time()
-        if tunnel.ending == "node_closed":
+        if tunnel.ending == "node_closed" and self.route.kind == "tcp":
+            # Many a protocol has the server hang up first: that is no sign of a shutdown.  But one
+            # that has said nothing at all may be broken.
+            if not tunnel.scanners[Side.NODE].bytes:
+                self.upstream.lost_by_node(self.node)
+        elif tunnel.ending == "node_closed":
             code = tunnel.legs[Side.NODE].received or NO_STATUS
             self.upstream.closed_by_node(self.node, code, now)
         elif tunnel.ending == "node_lost":

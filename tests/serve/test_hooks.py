@@ -185,6 +185,13 @@ upstream = "nodes"
 path = "/twice"
 websocket = true
 upstream = "nodes"
+[[listeners]]
+name = "mqtt"
+mode = "tcp"
+bind = "127.0.0.1:1883"
+[[routes]]
+listener = "mqtt"
+upstream = "nodes"
 """
 
 
@@ -198,9 +205,13 @@ async def on_message(session: SessionView, message: Message) -> Message:
         (
             "/deepsteam",
             "hooks: '/deepsteam': no route is called that; there are: '/api*', '/both*', "
-            "'/deepstream', '/twice', 'tunnel.example/t'",
+            "'/deepstream', '/twice', 'tcp:mqtt', 'tunnel.example/t'",
         ),
         ("/api*", "hooks: '/api*': is a route of plain requests; hooks are for WebSocket routes"),
+        (
+            "tcp:mqtt",
+            "hooks: 'tcp:mqtt': is a route of TCP connections; hooks are for WebSocket routes",
+        ),
         (
             "tunnel.example/t",
             "hooks: 'tunnel.example/t': has frames = \"tunnel\", where no message is seen: "

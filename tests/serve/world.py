@@ -115,11 +115,11 @@ class World:
         self.nursery.start_soon(run)
         return near
 
-    def connect(self, *, surplus: bool = False) -> Peer:
+    def connect(self, *, surplus: bool = False, kind: type[Connection] = Connection) -> Peer:
         """Return a client's end of a new connection."""
         peer, stream = trio.testing.memory_stream_pair()
         listener = self.service.config.listeners[0]
-        connection = Connection(
+        connection = kind(
             self.service, stream, Door(listener), client="192.0.2.7:555", port=8080, surplus=surplus
         )
         self.nursery.start_soon(connection.run)
