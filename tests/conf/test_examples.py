@@ -41,7 +41,18 @@ def test_example_loads(path: Path, load: Any) -> None:
     config = load(path)
 
     assert config.upstreams["deepstream"].nodes
-    assert any(route.websocket for route in config.routes)
+    assert any(route.kind in ("websocket", "tcp") for route in config.routes)
+
+
+def test_what_a_stream_has_commented_out_loads_too(load: Any, tmp_path: Path) -> None:
+    text = (CONF / "stream.toml").read_text()
+    head, more = text.split("# [[listeners]]")
+    more = "\n".join(line.removeprefix("#").removeprefix(" ") for line in more.splitlines())
+    whole = tmp_path / "whole.toml"
+    whole.write_text(f"{head}[[listeners]]{more}")
+    config = load(whole)
+
+    assert [route.name for route in config.routes] == ["tcp:public", "tcp:mqtt"]
 
 
 def test_reference_gives_the_defaults(load: Any) -> None:

@@ -1,5 +1,6 @@
-// One deepstream node, configured by one JSON argument: {"port": 6020, "redis": "redis.sock"}; redis
-// is the path of a socket, and makes the node part of a cluster. Prints one JSON line per event:
+// One deepstream node, configured by one JSON argument: {"port": 6020, "redis": "redis.sock", "mqtt":
+// 1883}; redis is the path of a socket, and makes the node part of a cluster; with mqtt it has an MQTT
+// endpoint on that port. Prints one JSON line per event:
 // "ready" with the port once it accepts sessions, "cluster" with the size whenever it learns of a
 // node or loses one, "login" and "logout" with the user.
 
@@ -18,16 +19,20 @@ function configuration() {
   const cluster = options.redis === undefined
     ? {}
     : { clusterNode: { name: 'redis', options: { path: options.redis } } }
+  // Named here because the built-in list also opens MQTT on a fixed port.
+  const mqtt = options.mqtt === undefined
+    ? []
+    : [{ type: 'mqtt', options: { host: '127.0.0.1', port: options.mqtt, idleTimeout: 180000 } }]
   return {
     showLogo: false,
     httpServer: {
       type: 'default',
       options: { host: '127.0.0.1', port: options.port, healthCheckPath: '/health-check' },
     },
-    // Named here because the built-in list also opens MQTT on a fixed port.
     connectionEndpoints: [
       { type: 'ws-binary', options: { urlPath: '/deepstream' } },
       { type: 'http', options: { postPath: '/api', getPath: '/api' } },
+      ...mqtt,
     ],
     logger: { type: 'default', options: { colors: false, logLevel: 'WARN' } },
     permission: { type: 'none', options: {} },

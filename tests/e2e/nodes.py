@@ -47,6 +47,8 @@ class Node:
     port: int
     redis: str | None
     _nursery: trio.Nursery
+    #: The port of its MQTT endpoint, if it has one.
+    mqtt: int | None = None
     program: Program = attrs.field(init=False)
     users: set[str] = attrs.field(init=False, factory=set)
 
@@ -89,7 +91,8 @@ class Node:
         )
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        options = {"port": self.port} | ({"redis": self.redis} if self.redis else {})
+        options: Event = {"port": self.port, "redis": self.redis, "mqtt": self.mqtt}
+        options = {key: value for key, value in options.items() if value is not None}
         command = ["node", "node.js", json.dumps(options)]
         async with open_program(f"node {self.address}", command, cwd=HERE) as self.program:
             self.program.observe(self._note)
@@ -120,7 +123,9 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_nodes(count: int, *, redis: bool = False) -> AsyncIterator[list[Node]]:
+async def open_nodes(
+    count: int, *, redis: bool = False, mqtt: bool = False
+) -> AsyncIterator[list[Node]]:
     """Run deepstream nodes, as one cluster if there is to be a redis between them."""
     async with contextlib.AsyncExitStack() as stack:
         path = await stack.enter_async_context(open_redis()) if redis else None
@@ -128,7 +133,7 @@ async def open_nodes(count: int, *, redis: bool = False) -> AsyncIterator[list[N
             nodes: list[Node] = []
             async with trio.open_nursery() as starting:
                 for _ in range(count):
-                    starting.start_soon(_start_node, path, nursery, nodes)
+                    starting.start_soon(_start_node, path, nursery, nodes, mqtt)
             try:
                 if redis:
                     await _until_clustered(nodes)
@@ -137,9 +142,11 @@ async def open_nodes(count: int, *, redis: bool = False) -> AsyncIterator[list[N
                 nursery.cancel_scope.cancel()
 
 
-async def _start_node(redis: str | None, nursery: trio.Nursery, nodes: list[Node]) -> None:
+async def _start_node(
+    redis: str | None, nursery: trio.Nursery, nodes: list[Node], mqtt: bool
+) -> None:
     for tries_left in reversed(range(START_TRIES)):
-        node = Node(free_port(), redis, nursery)
+        node = Node(free_port(), redis, nursery, free_port() if mqtt else None)
         try:
             await node.start()
         except AssertionError:
