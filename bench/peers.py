@@ -121,6 +121,53 @@ http {{
     return command
 
 
+def _nginx_stream(found: list[str], place: Place) -> list[str]:
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    text = f"""
+{f"load_module {module};" if module.exists() else ""}
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 20000;
+pid {place.folder}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 20000; }}
+stream {{
+  upstream node {{ server 127.0.0.1:{place.node_port}; }}
+  server {{
+    listen 127.0.0.1:{place.port} ssl backlog=4096;
+    ssl_certificate {place.cert};
+    ssl_certificate_key {place.key};
+    ssl_protocols TLSv1.3;
+    proxy_pass node;
+    proxy_timeout 1h;
+  }}
+}}
+"""
+    config = _write(place, "nginx.conf", text)
+    return [*found, "-e", "stderr", "-p", str(place.folder), "-c", config]
+
+
+def _haproxy_tcp(found: list[str], place: Place) -> list[str]:
+    text = f"""
+global
+  nbthread 1
+  maxconn 9000
+  ssl-default-bind-options ssl-min-ver TLSv1.3
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 1h
+  timeout server 1h
+frontend public
+  bind 127.0.0.1:{place.port} ssl crt {place.pem} backlog 4096
+  default_backend nodes
+backend nodes
+  server node 127.0.0.1:{place.node_port}
+"""
+    return [*found, "-db", "-f", _write(place, "haproxy.cfg", text)]
+
+
 def _haproxy(found: list[str], place: Place) -> list[str]:
     text = f"""
 global
@@ -267,6 +314,28 @@ access = false
 """
 
 
+def _tidegate_tcp(found: list[str], place: Place) -> list[str]:
+    text = f"""
+[[listeners]]
+name = "public"
+mode = "tcp"
+bind = "127.0.0.1:{place.port}"
+tls = {{ certificates = [ {{ cert_file = "{place.cert}", key_file = "{place.key}" }} ] }}
+
+[[routes]]
+listener = "public"
+upstream = "node"
+
+[upstreams.node]
+nodes = [ "127.0.0.1:{place.node_port}" ]
+
+[log]
+format = "json"
+access = false
+"""
+    return [*found, "run", "-c", _write(place, "tidegate.toml", text)]
+
+
 def _find_tidegate() -> list[str] | None:
     command = [sys.executable, "-m", "proxy"]
     done = subprocess.run([*command, "run", "--help"], capture_output=True, check=False, timeout=20)
@@ -303,6 +372,10 @@ def _websockets_version(found: list[str]) -> str:
 
 def _nginx_version(found: list[str]) -> str:
     return _output(*found, "-v").split(":")[-1].strip()
+
+
+def _haproxy_version(found: list[str]) -> str:
+    return _output(*found, "-v").splitlines()[0].split("-")[0]
 
 
 def _tidegate_version(found: list[str]) -> str:
@@ -356,7 +429,7 @@ PEERS = (
         name="haproxy",
         find=lambda: _find("haproxy"),
         command=_haproxy,
-        version=lambda found: _output(*found, "-v").splitlines()[0].split("-")[0],
+        version=_haproxy_version,
         install="apt-get install haproxy",
     ),
     Peer(
@@ -376,4 +449,29 @@ PEERS = (
     _variant_of_tidegate("", ""),
     _variant_of_tidegate("-unseen", 'frames = "tunnel"\nidle_timeout = 0\nwrite_stall = 0'),
     _variant_of_tidegate("-paced", f"limits = {{ {_PACE} }}"),
+    # Bytes, passed on unseen.
+    Peer(
+        name="nginx-stream",
+        find=lambda: _find("nginx"),
+        command=_nginx_stream,
+        version=_nginx_version,
+        install="apt-get install nginx libnginx-mod-stream",
+        variant=True,
+    ),
+    Peer(
+        name="haproxy-tcp",
+        find=lambda: _find("haproxy"),
+        command=_haproxy_tcp,
+        version=_haproxy_version,
+        install="apt-get install haproxy",
+        variant=True,
+    ),
+    Peer(
+        name="tidegate-tcp",
+        find=_find_tidegate,
+        command=_tidegate_tcp,
+        version=_tidegate_version,
+        install="pip install --editable .",
+        variant=True,
+    ),
 )

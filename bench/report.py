@@ -99,7 +99,7 @@ def _row(outcome: Outcome, peer: str) -> list[str]:
 
 
 def _goal_line(outcome: Outcome, goal: Goal) -> str | None:
-    ratio = outcome.ratio(OURS, goal.peer, goal.figure)
+    ratio = outcome.ratio(goal.ours, goal.peer, goal.figure)
     if ratio is None:
         return None
     verdict = "met" if ratio.median <= goal.ratio else "missed"
@@ -211,10 +211,11 @@ def _table(results: dict[str, Any]) -> str:
     lines.append("|---|---|" + "--:|" * (len(peers) + 1))
     for one in results["scenarios"]:
         scenario, summary = one["scenario"], one["summary"]
-        if scenario["of_curve"] or scenario["just"] or OURS not in summary:
+        ours = next((name for name in summary if name.partition("-")[0] == OURS), None)
+        if scenario["of_curve"] or scenario["base"].partition("-")[0] != BASE or ours is None:
             continue
         cells = [_best_cost(summary, peer) for peer in peers]
-        ratio = summary[OURS]["ratio"]
+        ratio = summary[ours]["ratio"]
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
         lines.append(
             f"| {scenario['title']} | {scenario['unit']} | {' | '.join(cells)} | {spread} |"

@@ -23,6 +23,7 @@ class Goal:
     ratio: float
     peer: str = "nginx"
     figure: Figure = "cost"
+    ours: str = "tidegate"
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +56,9 @@ _LARGER_BUFFERS = ("nginx-16k", "nginx-64k")
 #: Frames unseen, as every other proxy has it; with the default rules, limits, counters and pings;
 #: and with a client's pace watched as well.
 _EYES = ("tidegate-unseen", "tidegate", "tidegate-paced")
+#: TCP mode. The same sessions as everywhere: to these proxies their messages are bytes, and a chunk
+#: of them is what one read brings.
+_TCP = ("nginx-stream", "haproxy-tcp", "tidegate-tcp")
 
 SCENARIOS = (
     Scenario(
@@ -186,6 +190,34 @@ SCENARIOS = (
         goals=(Goal(1.05, "tidegate-unseen"),),
         just=_EYES,
         base="tidegate-unseen",
+    ),
+    Scenario(
+        name="tcp",
+        title="TCP mode, 64 sessions x 128 B",
+        drive="echo --sessions 64 --size 128",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.0, "nginx-stream", ours="tidegate-tcp"),),
+        just=_TCP,
+        base="nginx-stream",
+    ),
+    Scenario(
+        name="tcp-16k",
+        title="TCP mode, 64 sessions x 16 KiB",
+        drive="echo --sessions 64 --size 16384",
+        unit="µs/message",
+        relayed=2,
+        goals=(Goal(1.0, "nginx-stream", ours="tidegate-tcp"),),
+        just=_TCP,
+        base="nginx-stream",
+    ),
+    Scenario(
+        name="tcp-connect",
+        title="TCP mode, new sessions, full handshake",
+        drive="connect --sessions 16 --size 128",
+        unit="ms/session",
+        just=_TCP,
+        base="nginx-stream",
     ),
     Scenario(
         name="burst",
