@@ -14,7 +14,7 @@ import errno
 import socket
 import ssl
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final
 
 import attrs
 import trio
@@ -169,10 +169,13 @@ class TlsTransport(SocketTransport):
         size = len(buffer)
         filled = 0
         try:
-            # With a buffer it returns a count, which typeshed does not say of SSLObject.
-            filled = count = cast("int", self.tls.read(size, buffer))
+            # With a buffer it returns a count, which typeshed does not say of SSLObject.  A cast
+            # would be a call for every message, as `super()` would be in `send`.
+            count: int = self.tls.read(size, buffer)  # type: ignore[assignment]  # as said
+            filled = count
             while self._incoming.pending and count and filled < size:
-                count = cast("int", self.tls.read(size - filled, buffer[filled:]))
+                rest = buffer[filled:]
+                count = self.tls.read(size - filled, rest)  # type: ignore[assignment]  # as said
                 filled += count
             self._ended = not count
             self._more = filled == size
@@ -202,7 +205,7 @@ class TlsTransport(SocketTransport):
         if len(data) <= self._piece:
             if data:
                 self.tls.write(data)
-            return super().send(self._outgoing.read())
+            return SocketTransport.send(self, self._outgoing.read())
         records = []
         for piece in self._pieces(memoryview(data)):
             self.tls.write(piece)
