@@ -25,7 +25,8 @@ of a session sees of one (a code and a reason; 1006 stands for a connection that
     bug               1011                        1001                        proxy
 
 A Close that has to wait for the end of a frame, and cannot, is left out: that side sees 1006, which
-is the truth.
+is the truth.  Where bytes pass unseen there are no codes: in the place of each is the end of the
+connection, and client_lost and node_lost are a reset for the other side.
 """
 
 from __future__ import annotations
