@@ -274,19 +274,22 @@ def _upstream_contexts(
 ) -> dict[str, ssl.SSLContext]:
     contexts: dict[str, ssl.SSLContext] = {}
     # The system's CAs take some 20 ms to load, and 2 to forget: once is enough.
-    made: dict[NodeTls, ssl.SSLContext] = {}
+    made: dict[tuple[NodeTls, bool], ssl.SSLContext] = {}
+    spoken = {route.upstream for route in config.routes if route.kind != "tcp"}
+    unseen = {route.upstream for route in config.routes} - spoken
     for name, upstream in config.upstreams.items():
         if upstream.tls is None:
             continue
         files = attrs.evolve(upstream.tls, server_name=None)
+        kind = files, name not in unseen
         key = "ca_file"
         try:
-            if files not in made:
-                context = _client_context(files)
+            if kind not in made:
+                context = _client_context(*kind)
                 key = "cert_file"
                 _show_certificate(context, files)
-                made[files] = context
-            contexts[name] = made[files]
+                made[kind] = context
+            contexts[name] = made[kind]
         except (ssl.SSLError, OSError) as exc:
             problems.append(f"{source}: upstreams.{name}.tls.{key}: {_reason(exc)}")
     return contexts
@@ -314,11 +317,12 @@ def _no_passphrase() -> str:
     raise OSError("the key is protected by a passphrase")
 
 
-def _client_context(tls: NodeTls) -> ssl.SSLContext:
+def _client_context(tls: NodeTls, http: bool) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=tls.ca_file)
     context.options |= _HALF_CLOSE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    if http:
+        context.set_alpn_protocols(["http/1.1"])
     return context
 
 

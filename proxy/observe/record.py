@@ -19,7 +19,7 @@ class Record:
     id: str
     client: str
     listener: str = ""
-    #: The request line's parts as understood.
+    #: The request line's parts as understood; in TCP mode the host is the name that TLS asks for.
     method: str = ""
     host: str = ""
     target: str = ""

@@ -296,8 +296,37 @@ async def test_no_protocol_is_forced_upon_tls(folder: Path, ca: trustme.CA) -> N
         await client.aclose()
 
 
+async def test_tls_ends_here_and_begins_anew(
+    folder: Path, ca: trustme.CA, client_tls: ssl.SSLContext
+) -> None:
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "both.pem")
+    context.set_alpn_protocols(["mqtt", "http/1.1"])
+    agreed: list[str | None] = []
+
+    async def secure(stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        await tls.do_handshake()
+        agreed.append(tls.selected_alpn_protocol())
+        await echo(tls)
+
+    upstream = 'tls = { ca_file = "ca.pem", server_name = "localhost" }'
+    async with open_rig(folder, secure, ROUTE + TLS, upstream) as rig:
+        client = await rig.secure(client_tls)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, NOISE)
+            assert await read(client, len(NOISE)) == NOISE
+        await client.aclose()
+        (record,) = await rig.until_recorded()
+
+    assert record.ending == "client_closed"
+    # What it is going to speak is not said for it.
+    assert agreed == [None]
+
+
 async def test_tls_passes_by_name_to_the_node_that_ends_it(
-    folder: Path, client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+    folder: Path, client_tls: ssl.SSLContext
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "both.pem")
