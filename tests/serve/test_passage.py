@@ -173,7 +173,7 @@ async def test_all_tries_have_one_deadline(
     async with open_world(config()) as world:
 
         async def dial(
-            upstream: Upstream, node: Node, limit: float, header: bytes
+            upstream: Upstream, node: Node, limit: float, header: bytes = b""
         ) -> trio.abc.Stream:
             await trio.sleep(limit)
             raise DialTimeout(node.name)
@@ -264,7 +264,7 @@ async def test_one_that_was_connected_as_the_drain_began(autojump_clock: Clock) 
         dial = world.service.dial
 
         async def slowly(
-            upstream: Upstream, node: Node, limit: float, header: bytes
+            upstream: Upstream, node: Node, limit: float, header: bytes = b""
         ) -> trio.abc.Stream:
             stream = await dial(upstream, node, limit, header)
             world.service.draining = True

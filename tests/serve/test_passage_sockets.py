@@ -47,6 +47,13 @@ tls = { certificates = [ { cert_file = "both.pem", key_file = "both.pem" } ] }
 listener = "secure"
 upstream = "nodes"
 """
+BEHIND = """
+[[listeners]]
+name = "behind"
+mode = "tcp"
+bind = "127.0.0.1:0"
+proxy_protocol = { trusted = [ "127.0.0.0/8" ] }
+"""
 
 
 @attrs.define
@@ -323,6 +330,33 @@ async def test_tls_ends_here_and_begins_anew(
     assert record.ending == "client_closed"
     # What it is going to speak is not said for it.
     assert agreed == [None]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_proxy_header_tells_whose_it_is(
+    secure: bool, folder: Path, client_tls: ssl.SSLContext
+) -> None:
+    """What it says goes to a node that wants to know, before the first byte of the client's."""
+    listener = "behind"
+    tls = TLS.partition("tls = ")[2].splitlines()[0]
+    more = BEHIND + (f"tls = {tls}\n" if secure else "") + ROUTE.replace("plain", listener)
+    header = b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 443\r\n"
+    upstream = 'proxy_protocol = "v1"'
+    async with open_rig(folder, echo, ROUTE + more, upstream) as rig:
+        client: trio.abc.Stream = await rig.connect(listener)
+        await client.send_all(header)
+        if secure:
+            client = trio.SSLStream(
+                client, client_tls, server_hostname="localhost", https_compatible=True
+            )
+        await client.send_all(b"hello")
+        assert await read(client, len(header) + 5) == header + b"hello"
+        await client.aclose()
+        # A look whether somebody is there is no news.
+        await (await rig.connect(listener)).aclose()
+        (record,) = await rig.until_recorded()
+
+    assert record.client == "192.0.2.7:5555"
 
 
 async def test_tls_passes_by_name_to_the_node_that_ends_it(
