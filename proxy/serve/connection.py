@@ -16,6 +16,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -147,6 +148,10 @@ class Connection:
             client, destination = source.ends
             self.client = str(client) if client.host else "unix:"
             self.port = destination.port
+
+    def telling(self, record: Record) -> Callable[[], Source]:
+        """Return what tells a node whose connection this is."""
+        return partial(describe, self.stream, self.source, self.client, record.id)
 
     def _new_record(self) -> Record:
         return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
@@ -308,11 +313,10 @@ class Exchange:
 
     def _facts(self) -> ClientFacts:
         connection = self._connection
-        names = connection.client, self._record.id
         return ClientFacts(
             address=host_of(connection.client),
             scheme=connection.scheme,
             port=connection.port,
             request_id=self._record.id,
-            source=partial(describe, connection.stream, connection.source, *names),
+            source=connection.telling(self._record),
         )

@@ -34,7 +34,7 @@ from proxy.pool.upstream import Upstream
 from proxy.wire.client_hello import ClientHello
 from proxy.wire.keys import hash_key
 
-from .arrival import describe, host_of
+from .arrival import host_of
 from .connection import Connection
 from .reach import Attempt, Reach
 from .upgrade import Established
@@ -142,8 +142,7 @@ class Passage(Connection):
         if upstream.config.balance == "hash":
             key = hash_key(upstream.config.hash_on, host_of(self.client), b"", [])
         reach = Reach(self.service, upstream, record, key=key, hung_up=self._wait_hang_up)
-        source = partial(describe, self.stream, self.source, self.client, record.id)
-        attempt, _ = await reach.ask(partial(Attempt.connect, source=source))
+        attempt, _ = await reach.ask(partial(Attempt.connect, source=self.telling(record)))
         # That it accepts says less than that it answers: what probes have found goes before.
         attempt.node.answered(trio.current_time(), record.dial_time, session=False)
         return attempt
