@@ -7,6 +7,7 @@ that came early, for a WebSocket.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -198,8 +199,10 @@ class ClientHttp(_Http):
         self.request = None
         return True
 
-    async def refuse(self, refusal: Refusal, request_id: str) -> None:
-        """Answer with an error, unless an answer has begun."""
+    async def refuse(
+        self, refusal: Refusal, request_id: str, finished: Callable[[Headers], Headers] = list
+    ) -> None:
+        """Answer with an error, its headers `finished`, unless an answer has begun."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         reason = REASONS.get(refusal.status) or _phrase(refusal.status)
@@ -209,6 +212,7 @@ class ClientHttp(_Http):
             (b"Proxy-Status", b"tidegate; error=" + refusal.token.encode()),
             *refusal.headers,
         ]
+        headers = finished(headers)
         # A body that nobody read would be taken for the next request.
         if refusal.closes or not self._has_whole_request():
             headers.append((b"Connection", b"close"))

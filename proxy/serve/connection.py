@@ -4,6 +4,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 
     TLS                     serve.arrival             under one deadline
     request head            io.http1                  with this
+    who it is               wire.clients              502 here if it is the proxy itself
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
     a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
@@ -36,7 +37,8 @@ from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
-from proxy.wire.headers import ClientFacts, get
+from proxy.wire.clients import Peer
+from proxy.wire.headers import ClientFacts, Headers, get, own_headers
 
 from .arrival import shake_hands
 from .forward import Forward
@@ -163,6 +165,8 @@ class Exchange:
         self._http = http
         self._record = record
         self._first = first
+        #: Known once the head is read.
+        self._facts: ClientFacts | None = None
 
     async def run(self, deadline: float) -> Established | None:
         """Serve the request; return what is established if it makes a WebSocket.
@@ -223,7 +227,11 @@ class Exchange:
     async def _refuse(self, refusal: Refusal) -> None:
         self._note(refusal)
         with trio.move_on_after(self._timeouts.linger):
-            await self._http.refuse(refusal, self._record.id)
+            await self._http.refuse(refusal, self._record.id, self._finished)
+
+    def _finished(self, headers: Headers) -> Headers:
+        """Return the headers of an answer that is made here as the client gets them."""
+        return headers if self._facts is None else own_headers(headers, self._facts)
 
     def _note(self, refusal: Refusal) -> None:
         if not self._record.status:
@@ -245,6 +253,8 @@ class Exchange:
 
     async def _answer(self, request: h11.Request) -> Established | None:
         """Route the request and have it answered: here, by a node, or with a session."""
+        facts = self._facts = self._meet(request)
+        self._service.clients.check_hops(request.headers.raw_items())
         if self._service.draining:
             raise Draining
         if self._connection.surplus:
@@ -255,7 +265,8 @@ class Exchange:
             self._connection.listener, record.host, record.target, websocket=websocket
         )
         record.route, record.upstream = route.name, route.upstream
-        facts, upstream = self._facts(), self._service.upstreams[route.upstream]
+        facts.heads = self._service.clients.heads(route)
+        upstream = self._service.upstreams[route.upstream]
         if websocket:
             way = route, upstream
             return await Upgrading(self._service, self._http, request, record, *way, facts).run()
@@ -263,11 +274,15 @@ class Exchange:
         await forward.run(upstream, facts, key_of(upstream, request, facts))
         return None
 
-    def _facts(self) -> ClientFacts:
-        connection = self._connection
-        return ClientFacts(
-            address=connection.client.rpartition(":")[0].strip("[]") or connection.client,
-            scheme=connection.listener.scheme,
-            port=connection.port,
-            request_id=self._record.id,
-        )
+    def _meet(self, request: h11.Request) -> ClientFacts:
+        """Find out, and note, who the client is."""
+        connection, record = self._connection, self._record
+        address = connection.client.rpartition(":")[0].strip("[]") or connection.client
+        peer = Peer(address, connection.listener, connection.port)
+        headers = request.headers.raw_items()
+        facts = self._service.clients.facts(peer, headers, record.id, request.http_version)
+        if facts.address != address:
+            record.client, record.peer = facts.address, record.peer or connection.client
+        if facts.request_id != record.id:
+            record.request_id = facts.request_id
+        return facts

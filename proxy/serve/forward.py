@@ -27,7 +27,7 @@ from proxy.errors import (
 from proxy.io.http1 import ClientHttp, NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
-from proxy.wire.headers import ClientFacts, Headers, end_to_end, get, request_headers
+from proxy.wire.headers import ClientFacts, Headers, get, request_headers, response_headers
 
 from .reach import Attempt, Reach
 from .service import Service
@@ -61,6 +61,7 @@ class Forward:
             Refusal: what to tell the client, if nothing was sent to it yet.
             ClientGone: there is nobody to tell.
         """
+        self._facts = facts
         if self._length > self._config.limits.body_bytes:
             raise BodyTooLarge
 
@@ -187,13 +188,20 @@ class Forward:
 
     async def _download(self, node: NodeHttp) -> None:
         assert self._response is not None
+        limit = self._config.timeouts.body
         await relay_response(
-            node, self._response, self._client, self._record, limit=self._config.timeouts.body
+            node, self._response, self._client, self._record, self._facts, limit=limit
         )
 
 
 async def relay_response(
-    node: NodeHttp, response: h11.Response, client: ClientHttp, record: Record, *, limit: float
+    node: NodeHttp,
+    response: h11.Response,
+    client: ClientHttp,
+    record: Record,
+    facts: ClientFacts,
+    *,
+    limit: float,
 ) -> None:
     """Send a node's answer to the client, piece by piece, each within `limit` seconds.
 
@@ -204,7 +212,7 @@ async def relay_response(
     record.status = response.status_code
     head = h11.Response(
         status_code=response.status_code,
-        headers=end_to_end(response.headers.raw_items()),
+        headers=response_headers(response.headers.raw_items(), facts, response.http_version),
         reason=response.reason,
     )
     await _send(client, head, limit)

@@ -26,9 +26,9 @@ from .headers import (
     ClientFacts,
     Headers,
     changed,
-    end_to_end,
     get,
     request_headers,
+    response_headers,
     tokens,
 )
 
@@ -136,15 +136,26 @@ def node_request(upgrade: Upgrade, facts: ClientFacts) -> h11.Request:
     return h11.Request(method=b"GET", target=upgrade.target, headers=headers)
 
 
-def client_response(upgrade: Upgrade, headers: Headers, node: str) -> h11.InformationalResponse:
-    """Check a node's 101 (RFC 6455 section 4.1) and return the 101 for the client.
+def check_answer(upgrade: Upgrade, headers: Headers, node: str) -> None:
+    """Check a node's 101 (RFC 6455 section 4.1).
 
     Raises:
         BadUpgradeResponse: if the client would have to fail the connection.
     """
     if reason := _fault(upgrade, headers):
         raise BadUpgradeResponse(node, reason)
-    kept = [pair for pair in end_to_end(headers) if pair[0].lower() not in _OWN]
+
+
+def client_response(
+    upgrade: Upgrade, headers: Headers, node: str, facts: ClientFacts
+) -> h11.InformationalResponse:
+    """Check a node's 101 and return the 101 for the client.
+
+    Raises:
+        BadUpgradeResponse: if the client would have to fail the connection.
+    """
+    check_answer(upgrade, headers, node)
+    kept = [pair for pair in response_headers(headers, facts) if pair[0].lower() not in _OWN]
     answer = [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),

@@ -47,7 +47,7 @@ def test_example_loads(path: Path, load: Any) -> None:
 def test_reference_gives_the_defaults(load: Any) -> None:
     config: Config = load(CONF / "reference.toml")
 
-    for section in ("timeouts", "limits", "shutdown", "log", "workers"):
+    for section in ("timeouts", "limits", "forwarding", "shutdown", "log", "workers"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
@@ -79,7 +79,7 @@ def test_reference_names_every_key() -> None:
         if isinstance(one, type) and attrs.has(one)
         for field in attrs.fields(one)
     } - {"path", "host", "srv", "port"}
-    for section in ("timeouts", "limits", "shutdown", "log"):
+    for section in ("timeouts", "limits", "forwarding", "shutdown", "log"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         names |= {inner.name for inner in attrs.fields(field.default.factory)}  # type: ignore[union-attr]
 
