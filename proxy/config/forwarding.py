@@ -21,7 +21,8 @@ class Forwarding:
 
     A peer that is not trusted is the client itself: what it says of others is dropped.  A trusted
     one is another proxy: the client's address is the rightmost of `X-Forwarded-For`, or of
-    `Forwarded` where only that is there, that is not trusted itself.
+    `Forwarded` where only that is there, that is not trusted itself.  Each header of the kind that
+    it uses has to be its own: one that it passes on from clients would be believed as well.
     """
 
     # Networks, and "unix" for whoever comes by a unix socket.  nginx's set_real_ip_from, Caddy's
@@ -39,7 +40,7 @@ class Forwarding:
     passes: int = count(1, high=8)
     # Entries of Via that a request may bring.  ALB refuses more than 30 addresses
     hops: int = count(30, high=1000)
-    # X-Request-Id; one that a trusted peer has made is kept.  Envoy does so
+    # X-Request-Id; one that a trusted peer has made is kept, as in Envoy.  False: nodes get none
     request_id: bool = True
 
 

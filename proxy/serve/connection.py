@@ -231,7 +231,11 @@ class Exchange:
 
     def _finished(self, headers: Headers) -> Headers:
         """Return the headers of an answer that is made here as the client gets them."""
-        return headers if self._facts is None else own_headers(headers, self._facts)
+        facts = self._facts
+        if facts is None:
+            # Of a head that could not be read nothing is believed.
+            facts = self._service.clients.facts(self._peer(), [], self._record.id)
+        return own_headers(headers, facts)
 
     def _note(self, refusal: Refusal) -> None:
         if not self._record.status:
@@ -276,13 +280,16 @@ class Exchange:
 
     def _meet(self, request: h11.Request) -> ClientFacts:
         """Find out, and note, who the client is."""
-        connection, record = self._connection, self._record
-        address = connection.client.rpartition(":")[0].strip("[]") or connection.client
-        peer = Peer(address, connection.listener, connection.port)
+        peer, record = self._peer(), self._record
         headers = request.headers.raw_items()
         facts = self._service.clients.facts(peer, headers, record.id, request.http_version)
-        if facts.address != address:
-            record.client, record.peer = facts.address, record.peer or connection.client
+        if facts.address != peer.address:
+            record.client, record.peer = facts.address, record.peer or record.client
         if facts.request_id != record.id:
             record.request_id = facts.request_id
         return facts
+
+    def _peer(self) -> Peer:
+        connection = self._connection
+        address = connection.client.rpartition(":")[0].strip("[]") or connection.client
+        return Peer(address, connection.listener, connection.port)

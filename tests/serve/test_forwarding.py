@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
-from proxy import Record, open_proxy, parse_config
+from proxy import Handshake, Hooks, Record, open_proxy, parse_config
 
 from .world import (
     ACCEPTED,
@@ -98,6 +100,23 @@ async def test_limits_and_hashes_are_of_the_client(autojump_clock: Clock) -> Non
         assert set(world.dialled) == {"node-a", "node-b"}
 
 
+async def test_hooks_see_the_client(autojump_clock: Clock) -> None:
+    seen: list[Handshake] = []
+
+    async def on_handshake(handshake: Handshake) -> None:
+        seen.append(handshake)
+
+    async with open_world(
+        TRUSTING, hooks={"/deepstream": Hooks(on_handshake=on_handshake)}
+    ) as world:
+        world.nodes["node-a"] = answering(ACCEPTED)
+        await world.ask(upgrade(b"Forwarded: for=203.0.113.9;proto=https\r\n"))
+
+        (one,) = seen
+        assert (one.client, one.address, one.scheme) == ("203.0.113.9", "203.0.113.9", "https")
+        assert world.records[0].client == "203.0.113.9"
+
+
 async def test_rules_of_a_route(autojump_clock: Clock) -> None:
     async with open_world(WITH_RULES) as world:
         world.nodes["node-a"] = node = Recorder()
@@ -160,6 +179,28 @@ async def test_hsts_stands_on_every_answer(autojump_clock: Clock) -> None:
         assert expected in await world.ask(get(https))
         assert expected in await world.ask(get(https, b"/nowhere"))
         assert expected not in await world.ask(get())
+
+
+async def test_hsts_stands_on_what_could_not_be_read(
+    ca: trustme.CA, client_tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    tls = 'tls = { certificates = [ { cert_file = "both.pem", key_file = "both.pem" } ] }\n'
+    text = CONFIG.replace('"node-a:1", "node-b:1"', '"127.0.0.1:1"')
+    text = text.replace("[[routes]]", tls + "hsts = {}\n[[routes]]", 1)
+    with trio.fail_after(LIMIT):
+        async with open_proxy(
+            parse_config(text, folder=tmp_path), on_record=lambda _: None
+        ) as proxy:
+            address = proxy.address()
+            async with await trio.open_ssl_over_tcp_stream(
+                address.host, address.port, ssl_context=client_tls, https_compatible=True
+            ) as client:
+                await client.send_all(b"GET / HTTP/1.1\n\n")
+                answer = await read_all(client)
+
+    assert status(answer) == 400
+    assert b"\r\nStrict-Transport-Security: max-age=31536000\r\n" in answer
 
 
 def looping(name: str, upstream: str, folder: Path, more: str = "") -> str:
