@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 import attrs
@@ -59,7 +59,6 @@ class Clients:
         self._appends = self._config.forwarded_for == "append"
         self._unix = "unix" in self._config.trusted
         self._networks = _networks(self._config.trusted)
-        self.trusts = lru_cache(maxsize=1024)(self._trusts)
         self._plain = self._make_heads(None)
         # By identity: a route's hash would cost more than it saves.
         self._routes = config.routes
@@ -78,10 +77,11 @@ class Clients:
             response=Edits.of(route.response_headers) if route else Edits(),
         )
 
-    def _trusts(self, address: str) -> bool:
+    def trusts(self, address: str) -> bool:
+        """Whether what this peer says of others is believed; "unix" is one without an address."""
         if not is_address(address):
             return self._unix and address == "unix"
-        ip = ip_address(node_name(address))
+        ip = _parsed(address)
         return any(ip in network for network in self._networks)
 
     def check_hops(self, headers: Headers) -> None:
@@ -160,6 +160,11 @@ def _passed_on(chain: Sequence[Hop], client: Hop, own: Hop) -> tuple[Hop, ...]:
     One X-Forwarded-Host may be for all of them, and would come out as often.
     """
     return (*(hop if hop is client else Hop(hop.node) for hop in chain), own)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(address: str) -> IPv4Address | IPv6Address:
+    return ip_address(node_name(address))
 
 
 def _networks(trusted: Sequence[str]) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -26,9 +26,10 @@ from .headers import (
     ClientFacts,
     Headers,
     changed,
+    end_to_end,
     get,
+    own_headers,
     request_headers,
-    response_headers,
     tokens,
 )
 
@@ -155,7 +156,9 @@ def client_response(
         BadUpgradeResponse: if the client would have to fail the connection.
     """
     check_answer(upgrade, headers, node)
-    kept = [pair for pair in response_headers(headers, facts) if pair[0].lower() not in _OWN]
+    # Without Via, which RFC 9110 section 7.6.3 leaves to us here: no client looks at it in a 101.
+    kept = own_headers(end_to_end(headers), facts)
+    kept = [pair for pair in kept if pair[0].lower() not in _OWN]
     answer = [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),

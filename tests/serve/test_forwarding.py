@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from pathlib import Path
 
@@ -223,10 +222,7 @@ def looping(name: str, upstream: str, folder: Path, more: str = "") -> str:
 
 
 async def ask_socket(path: Path, request: bytes) -> bytes:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(path))
-        sock.setblocking(False)
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    async with await trio.open_unix_socket(str(path)) as stream:
         await stream.send_all(request)
         answer = b""
         while b"\r\n\r\n" not in answer:
