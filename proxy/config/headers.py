@@ -14,6 +14,8 @@ from .checks import Invalid, repeated
 HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
 )
+#: Those, and what says how a message is framed.
+_OWN = HOP_BY_HOP | {b"content-length", b"trailer"}
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 #: RFC 9110 section 5.5: no control characters, no space at either end.
 _VALUE = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
@@ -34,7 +36,7 @@ def check_headers(pairs: Iterable[tuple[str, str]]) -> None:
             raise ValueError(f"{name!r} is not a header's name")
         if not _VALUE.fullmatch(value):
             raise ValueError(f"{name!r} cannot have the value {value!r}")
-        if name.lower().encode() in HOP_BY_HOP or name.lower() == "content-length":
+        if name.lower().encode() in _OWN:
             raise ValueError(f"{name!r} is the proxy's own on each of its connections")
 
 

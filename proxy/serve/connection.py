@@ -3,7 +3,7 @@
 This is the only file that knows the whole story; each step of it lives elsewhere:
 
     TLS                     serve.arrival             under one deadline
-    request head            io.http1                  with this
+    request head            io.client_http            with this
     who it is               wire.clients              502 here if it is the proxy itself
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
@@ -32,7 +32,7 @@ from proxy.errors import (
     Refusal,
     RequestTimeout,
 )
-from proxy.io.http1 import ClientHttp
+from proxy.io.client_http import ClientHttp
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record

@@ -12,7 +12,7 @@ are ours alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -29,6 +29,8 @@ from .edits import NO_EDITS, Edits
 from .forwarded import HOST, UNKNOWN, Hop, addresses, elements, is_address
 
 Headers = list[tuple[bytes, bytes]]
+#: The same where nobody adds to it.
+Fields = Sequence[tuple[bytes, bytes]]
 #: Headers to be set anew; None: to be left out.
 Changes = tuple[tuple[bytes, bytes | None], ...]
 
@@ -161,6 +163,25 @@ def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Head
     if not listed <= dropped:
         dropped = dropped | listed
     return [pair for pair in headers if pair[0].lower() not in dropped]
+
+
+#: What has to be known before a body is read, or whom and for what it is for: in a trailer it is
+#: too late, and who merges it all the same is deceived (RFC 9110 section 6.5.1).
+_NOT_IN_TRAILERS = (
+    HOP_BY_HOP
+    | CLIENT_FACTS
+    | frozenset(
+        b"authorization cache-control content-encoding content-length content-range content-type "
+        b"cookie expect host if-match if-modified-since if-none-match if-range "
+        b"if-unmodified-since max-forwards proxy-authenticate proxy-authorization range "
+        b"set-cookie via www-authenticate".split()
+    )
+)
+
+
+def trailers_to_send(trailers: Fields) -> Headers:
+    """Return those trailers that may go on."""
+    return [pair for pair in trailers if pair[0].lower() not in _NOT_IN_TRAILERS]
 
 
 @attrs.frozen
