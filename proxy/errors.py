@@ -15,6 +15,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           |    +-- BodyTooLarge           413
           |    +-- TargetTooLong          414
           |    +-- HeadTooLarge           431
+          |    +-- TooManyHops            400
           |    +-- NotImplementedCoding   501
           |    +-- VersionNotSupported    505
           +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
@@ -30,6 +31,7 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           |    +-- TooMany        429     of this client address
           +-- NoNode            500       nobody to ask
           +-- InternalError     500       a bug here
+          +-- LoopDetected      502       the request has been here before
           +-- NodeError         502       a node was asked and is broken
                +-- DialError              nothing was sent: the next node may be asked
                |    +-- DialRefused, DialTimeout, NodeTlsError, DnsError
@@ -130,6 +132,12 @@ class TargetTooLong(BadRequest):
 class HeadTooLarge(BadRequest):
     status = 431
     summary = "The request head is too large."
+
+
+class TooManyHops(BadRequest):
+    """Not 502: a proxy before this one would hold against it what a client has made up."""
+
+    summary = "The request has come through too many proxies."
 
 
 class NotImplementedCoding(BadRequest):
@@ -266,6 +274,12 @@ class InternalError(Refusal):
 
     closes = True
     summary = "The proxy made a mistake; it is in its log."
+
+
+class LoopDetected(Refusal):
+    status = 502
+    token = "proxy_loop_detected"
+    summary = "The request has come through this proxy before."
 
 
 class NodeError(Refusal):

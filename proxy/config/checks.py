@@ -82,6 +82,15 @@ def origin_list(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> 
             raise ValueError(f"must be like https://app.example.org, without a path: {origin!r}")
 
 
+def network_list(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for network in value:
+        try:
+            _ = network == "unix" or ipaddress.ip_network(network)
+        except ValueError as exc:
+            allowed = 'a network like "10.0.0.0/8", an address, or "unix"'
+            raise ValueError(f"{network!r} is not {allowed}: {exc}") from exc
+
+
 def reachable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
     if not (value.path or value.port or value.srv):
         raise ValueError("a node needs a port")

@@ -23,7 +23,7 @@ from cattrs import (
     IterableValidationError,
     IterableValidationNote,
 )
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_mapping_structure_fn, override
 
 from proxy.errors import ConfigError
 
@@ -136,8 +136,11 @@ def _array(kind: Any, converter: Converter) -> _Hook:
 
 
 def _named_tables(kind: Any, converter: Converter) -> _Hook:
-    """A table of tables, each under a name; cattrs' own hook would coerce an array to one."""
-    inner = converter.gen_structure_mapping(kind)
+    """A table of tables, each under a name; cattrs' own hook would coerce an array to one.
+
+    The converter's method of that name would register what it makes, in place of this.
+    """
+    inner: _Hook = make_mapping_structure_fn(kind, converter)
 
     def structure(value: Any, _: Any) -> Any:
         return inner(_strictly(value, dict), kind)

@@ -26,6 +26,7 @@ from .checks import (
     seconds,
     within,
 )
+from .forwarding import Forwarding, Hsts
 from .route import Route
 from .upstream import Drain, Upstream
 
@@ -82,6 +83,8 @@ class Listener:
     tls: ListenerTls | None = None
     # nginx 511, HAProxy: its maxconn; the kernel caps it at net.core.somaxconn (4096)
     backlog: int = count(1024, high=65_535)
+    # Strict-Transport-Security on every answer; Caddy, nginx, HAProxy: to be said
+    hsts: Hsts | None = None
     proxy_protocol: ListenerProxyProtocol | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -167,11 +170,12 @@ class Config:
     workers: int = attrs.field(default=1, validator=_only_one_worker)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     limits: Limits = attrs.field(factory=Limits)
+    forwarding: Forwarding = attrs.field(factory=Forwarding)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     log: Log = attrs.field(factory=Log)
 
     def __attrs_post_init__(self) -> None:
-        faults = [*self._unknown_names(), *self._duplicates()]
+        faults = [*self._unknown_names(), *self._duplicates(), *self._never_sent()]
         faults += tcp.config_faults(self.listeners, self.routes, self.upstreams)
         if faults:
             raise Invalid(*faults)
@@ -189,6 +193,14 @@ class Config:
                 reason = f"no listener is called {route.listener!r}; there are: {known}"
                 faults.append((f"routes[{index}].listener", reason))
         return faults
+
+    def _never_sent(self) -> list[tuple[str, str]]:
+        reason = "is never sent: the listener is plain, and forwarding.trusted is empty"
+        return [
+            (f"listeners[{index}].hsts", reason)
+            for index, listener in enumerate(self.listeners)
+            if listener.hsts and not listener.tls and not self.forwarding.trusted
+        ]
 
     def _duplicates(self) -> list[tuple[str, str]]:
         routes = [

@@ -23,6 +23,7 @@ from .checks import (
     starts_with_slash,
     within,
 )
+from .headers import HeaderRules, request_rules
 
 Frames = Literal["strict", "lenient", "tunnel"]
 #: What can only be kept where frames are seen.
@@ -137,6 +138,10 @@ class Route:
     origins: tuple[str, ...] | None = attrs.field(
         default=None, validator=validators.optional(origin_list)
     )
+    # Applied last, to requests and answers of both kinds, handshakes too.  Answers are the nodes'
+    # and those that are made here, whatever their status: nginx's add_header with "always"
+    request_headers: HeaderRules = attrs.field(factory=HeaderRules, validator=request_rules)
+    response_headers: HeaderRules = attrs.field(factory=HeaderRules)
     # strict: what RFC 6455 forbids ends the session.  lenient: what leaves the frames' boundaries
     # alone passes.  tunnel: bytes pass unseen, as in every peer; no limit that needs a frame holds,
     # and the end is a bare hang-up.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from .checks import (
     seconds,
     within,
 )
+from .headers import TOKEN
 
 Balance = Literal["least_connections", "round_robin", "random_two", "hash", "least_latency"]
 ProxyVersion = Literal["v1", "v2"]
@@ -36,14 +36,13 @@ _PROBE_KEYS: dict[ProbeKind, tuple[str, ...]] = {
     "websocket": ("path", "host", "origin", "headers", "send", "expect"),
     "deepstream": ("path", "host", "origin", "headers"),
 }
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def _hash_source(_: object, __: attrs.Attribute[Any], value: str) -> None:
     kind, _, name = value.partition(":")
     if kind == "client" and not name and value == "client":
         return
-    if kind not in ("header", "cookie", "query") or not _TOKEN.fullmatch(name):
+    if kind not in ("header", "cookie", "query") or not TOKEN.fullmatch(name):
         allowed = '"client", "header:NAME", "cookie:NAME" or "query:NAME"'
         raise ValueError(f"must be {allowed}, not {value!r}")
 
@@ -74,7 +73,7 @@ _OWN_FIELDS = frozenset(
 
 def _header_fields(_: object, __: attrs.Attribute[Any], value: dict[str, str]) -> None:
     for name, text in value.items():
-        if not _TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
+        if not TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
             raise ValueError(f"cannot be sent as a header: {name!r}")
         if name.lower() in _OWN_FIELDS:
             raise ValueError(f"is set by the probe itself, or by a key of its own: {name!r}")

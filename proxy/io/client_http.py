@@ -6,6 +6,7 @@ here.  It gives up the stream, and the bytes that came early, for a WebSocket.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -243,14 +244,16 @@ class ClientHttp(Http1):
         if not self.write_nowait(piece, last=last):
             await self.flush()
 
-    async def refuse(self, refusal: Refusal, request_id: str) -> None:
-        """Answer with an error, unless an answer has begun."""
+    async def refuse(
+        self, refusal: Refusal, request_id: str, finished: Callable[[Headers], Headers] = list
+    ) -> None:
+        """Answer with an error, its headers `finished`, unless an answer has begun."""
         if self._begun:
             return
         reason, headers, body = answer_to(refusal, request_id)
         # A body that nobody read would be taken for the next request.
         close = refusal.closes or not self._has_whole_request()
-        self.begin(refusal.status, reason, headers, len(body), close=close)
+        self.begin(refusal.status, reason, finished(headers), len(body), close=close)
         await self.write(body, last=True)
 
 

@@ -30,7 +30,7 @@ from proxy.errors import (
     NodeUnwilling,
     ResponseTimeout,
 )
-from proxy.wire.handshake import check_upgrade, client_response
+from proxy.wire.handshake import check_answer, check_upgrade
 from proxy.wire.head import Response
 from proxy.wire.rules import Opcode
 
@@ -172,7 +172,7 @@ async def _upgrade(config: Probe, address: Address, transport: SocketTransport) 
     response = await _ask(node, request)
     if response.status_code != 101:
         raise NodeUnwilling(node.node, f"The node answered with {response.status_code}, not 101.")
-    client_response(upgrade, response.headers, node.node)
+    check_answer(upgrade, response.headers, node.node)
     return _Session(transport, node.node, node.early_data())
 
 

@@ -17,7 +17,11 @@ class Record:
     """What happened to one request; times are in seconds, None where there was none."""
 
     id: str
+    #: With the port where it is known; `peer` is who has connected, if that is a trusted proxy.
     client: str
+    peer: str = ""
+    #: The name that a trusted peer has given to the request, and that its node is told.
+    request_id: str = ""
     listener: str = ""
     #: The request line's parts as understood; in TCP mode the host is the name that TLS asks for.
     method: str = ""

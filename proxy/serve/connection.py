@@ -4,6 +4,7 @@ This is the only file that knows the whole story; each step of it lives elsewher
 
     whom it is for, TLS     serve.arrival             under one deadline
     request head            io.client_http            with this
+    who it is               wire.clients              502 here if it is the proxy itself
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
     a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
@@ -37,8 +38,9 @@ from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
+from proxy.wire.clients import Peer
 from proxy.wire.head import Request
-from proxy.wire.headers import ClientFacts
+from proxy.wire.headers import ClientFacts, Headers, own_headers
 from proxy.wire.proxy_protocol import Source
 
 from .arrival import describe, hangs_up, host_of, read_source, shake_hands
@@ -207,6 +209,8 @@ class Exchange:
         self._http = http
         self._record = record
         self._first = first
+        #: Known once the head is read.
+        self._facts: ClientFacts | None = None
 
     async def run(self, deadline: float) -> Established | None:
         """Serve the request; return what is established if it makes a WebSocket.
@@ -269,7 +273,15 @@ class Exchange:
     async def _refuse(self, refusal: Refusal) -> None:
         self._note(refusal)
         with trio.move_on_after(self._timeouts.linger):
-            await self._http.refuse(refusal, self._record.id)
+            await self._http.refuse(refusal, self._record.id, self._finished)
+
+    def _finished(self, headers: Headers) -> Headers:
+        """Return the headers of an answer that is made here as the client gets them."""
+        facts = self._facts
+        if facts is None:
+            # Of a head that could not be read nothing is believed.
+            facts = self._service.clients.facts(self._peer(), [], self._record.id)
+        return own_headers(headers, facts)
 
     def _note(self, refusal: Refusal) -> None:
         if not self._record.status:
@@ -293,6 +305,8 @@ class Exchange:
 
     async def _answer(self, request: Request) -> Established | None:
         """Route the request and have it answered: here, by a node, or with a session."""
+        facts = self._facts = self._meet(request)
+        self._service.clients.check_hops(request.headers)
         if self._service.draining:
             raise Draining
         if self._connection.surplus:
@@ -303,7 +317,8 @@ class Exchange:
             self._connection.listener, record.host, record.target, websocket=websocket
         )
         record.route, record.upstream = route.name, route.upstream
-        facts, upstream = self._facts(), self._service.upstreams[route.upstream]
+        facts.heads = self._service.clients.heads(route)
+        upstream = self._service.upstreams[route.upstream]
         if websocket:
             way = route, upstream
             return await Upgrading(self._service, self._http, request, record, *way, facts).run()
@@ -311,12 +326,19 @@ class Exchange:
         await forward.run(upstream, facts, key_of(upstream, request, facts))
         return None
 
-    def _facts(self) -> ClientFacts:
+    def _meet(self, request: Request) -> ClientFacts:
+        """Find out, and note, who the client is."""
+        peer, record = self._peer(), self._record
+        version = request.http_version
+        facts = self._service.clients.facts(peer, request.headers, record.id, version)
+        facts.source = self._connection.telling(record)
+        if facts.address != peer.address:
+            record.client, record.peer = facts.address, record.peer or record.client
+        if facts.request_id != record.id:
+            record.request_id = facts.request_id
+        return facts
+
+    def _peer(self) -> Peer:
         connection = self._connection
-        return ClientFacts(
-            address=host_of(connection.client),
-            scheme=connection.scheme,
-            port=connection.port,
-            request_id=self._record.id,
-            source=connection.telling(self._record),
-        )
+        where = connection.listener, connection.port, connection.scheme
+        return Peer(host_of(connection.client), *where)

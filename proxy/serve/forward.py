@@ -42,6 +42,7 @@ from proxy.wire.headers import (
     Headers,
     end_to_end,
     request_headers,
+    response_headers,
     trailers_to_send,
 )
 
@@ -85,6 +86,7 @@ class Forward:
             Refusal: what to tell the client, if nothing was sent to it yet.
             ClientGone: there is nobody to tell.
         """
+        self._facts = facts
         body = self._client.body
         if isinstance(body, SizedBody) and body.size > self._config.limits.body_bytes:
             raise BodyTooLarge
@@ -267,6 +269,7 @@ class Forward:
             self._response,
             self._client,
             self._record,
+            self._facts,
             limit=self._config.timeouts.body,
             close=self._service.draining,
             read=NodeHttp.read_body if watched else self._read_body,
@@ -306,6 +309,7 @@ async def relay_response(
     response: Response,
     client: ClientHttp,
     record: Record,
+    facts: ClientFacts,
     *,
     limit: float,
     close: bool = False,
@@ -320,8 +324,8 @@ async def relay_response(
         ClientGone: or it has stopped reading.
     """
     record.status = response.status_code
+    headers = response_headers(response.headers, facts, response.http_version)
     length = node.body.size if isinstance(node.body, SizedBody) else None
-    headers = end_to_end(response.headers)
     client.begin(response.status_code, response.reason, headers, length, close=close)
     # The head goes out with the first piece if that is here already.
     piece = node.body_nowait()

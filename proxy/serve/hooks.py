@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import attrs
-import h11
 from attrs import validators
 
 from proxy.config.address import Address
+from proxy.config.headers import check_end_to_end, check_headers
 from proxy.config.route import Route
 from proxy.errors import ConfigError
 from proxy.io.relay import Relay
 from proxy.observe.record import Record
 from proxy.wire.closing import sendable
-from proxy.wire.headers import HOP_BY_HOP, Changes, Headers
+from proxy.wire.headers import Changes, Headers
 from proxy.wire.keys import cookie
 from proxy.wire.messages import Message
 
@@ -35,9 +35,9 @@ class Handshake:
     Headers are as the client sent them, decoded as Latin-1.
     """
 
-    #: As in the record, and in the node's `X-Request-Id`.
+    #: As in the record.
     id: str
-    #: With the port, as in the record; `address` is without it.
+    #: As in the record, with the port where it is known; `address` is without it.
     client: str
     address: str
     #: The name of the listener, and "http" or "https".
@@ -72,28 +72,14 @@ def _changes(changes: Iterable[tuple[str, str | None]]) -> tuple[tuple[str, str 
 
 
 def _check_changes(_: object, __: object, changes: Sequence[tuple[str, str | None]]) -> None:
-    given = {name.lower(): value for name, value in changes}
-    for name in given:
-        if name.startswith("sec-websocket-"):
-            raise ValueError(f"{name!r} is between the client and the node")
     hosts = [value for name, value in changes if name.lower() == "host"]
     if len(hosts) > 1 or None in hosts:
         raise ValueError("a request has one Host")
-    _check_headers([(name, value or "") for name, value in changes])
+    check_end_to_end([(name, value or "") for name, value in changes])
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
-
-
-def _check_headers(pairs: Sequence[tuple[str, str]]) -> None:
-    for name, _ in pairs:
-        if name.lower().encode() in HOP_BY_HOP or name.lower() == "content-length":
-            raise ValueError(f"{name!r} is the proxy's own on each of its connections")
-    try:
-        h11.Response(status_code=200, headers=_encoded(pairs))
-    except h11.LocalProtocolError as exc:
-        raise ValueError(str(exc)) from exc
 
 
 def _encoded(pairs: Iterable[tuple[str, str]]) -> Headers:
@@ -148,7 +134,7 @@ class Refuse:
 
     status: int = attrs.field(validator=_check_status)
     headers: tuple[tuple[str, str], ...] = attrs.field(
-        default=(), converter=_pairs, validator=lambda _, __, value: _check_headers(value)
+        default=(), converter=_pairs, validator=lambda _, __, value: check_headers(value)
     )
     body: bytes = attrs.field(default=b"", validator=validators.instance_of(bytes))
 

@@ -33,6 +33,7 @@ from proxy.observe.record import Record
 from proxy.pool.node import Node
 from proxy.pool.schedule import Schedule
 from proxy.pool.upstream import Upstream
+from proxy.wire.clients import Clients
 from proxy.wire.closing import Ending
 from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
@@ -87,6 +88,8 @@ class Service:
     ) -> None:
         self.hooks: Mapping[str, Hooks] = dict(hooks or {})
         self.random = Random()
+        #: This process in `Via`; clients see the beginning of its requests' names, and not this.
+        self._instance = secrets.token_hex(8)
         self.upstreams: dict[str, Upstream] = {}
         #: Those that are in the configuration no more, while anybody holds on to them.
         self.removed: dict[str, Upstream] = {}
@@ -114,6 +117,7 @@ class Service:
     def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
         self.contexts = contexts
+        self.clients = Clients(config, self._instance)
         self.routes = Routes(config.routes, labels(config.listeners))
         self.passages = Passages(config.routes)
         self.head_limits = HeadLimits(

@@ -102,7 +102,7 @@ class Upgrading:
             self._note(attempt, answer.status_code)
             if isinstance(answer, Response):
                 limit = service.config.timeouts.body
-                await relay_response(node, answer, self.http, self.record, limit=limit)
+                await relay_response(node, answer, self.http, self.record, self.facts, limit=limit)
                 return None
             if service.draining:
                 raise Draining
@@ -147,7 +147,7 @@ async def ask_node(
         raise ResponseTimeout(node.node)
     attempt.record.upgrade_time = trio.current_time() - started
     if response.status_code == 101:
-        return node, client_response(upgrade, response.headers, node.node)
+        return node, client_response(upgrade, response.headers, node.node, facts)
     if response.status_code in (502, 503, 504) and attempt.others:
         raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
     return node, response

@@ -29,6 +29,7 @@ from .headers import (
     changed,
     end_to_end,
     get,
+    own_headers,
     request_headers,
     tokens,
 )
@@ -140,15 +141,28 @@ def node_request(upgrade: Upgrade, facts: ClientFacts) -> h11.Request:
     return h11.Request(method=b"GET", target=upgrade.target, headers=headers)
 
 
-def client_response(upgrade: Upgrade, headers: Headers, node: str) -> h11.InformationalResponse:
-    """Check a node's 101 (RFC 6455 section 4.1) and return the 101 for the client.
+def check_answer(upgrade: Upgrade, headers: Headers, node: str) -> None:
+    """Check a node's 101 (RFC 6455 section 4.1).
 
     Raises:
         BadUpgradeResponse: if the client would have to fail the connection.
     """
     if reason := _fault(upgrade, headers):
         raise BadUpgradeResponse(node, reason)
-    kept = [pair for pair in end_to_end(headers) if pair[0].lower() not in _OWN]
+
+
+def client_response(
+    upgrade: Upgrade, headers: Headers, node: str, facts: ClientFacts
+) -> h11.InformationalResponse:
+    """Check a node's 101 and return the 101 for the client.
+
+    Raises:
+        BadUpgradeResponse: if the client would have to fail the connection.
+    """
+    check_answer(upgrade, headers, node)
+    # Without Via, which RFC 9110 section 7.6.3 leaves to us here: no client looks at it in a 101.
+    kept = own_headers(end_to_end(headers), facts)
+    kept = [pair for pair in kept if pair[0].lower() not in _OWN]
     answer = [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),

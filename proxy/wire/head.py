@@ -31,6 +31,7 @@ from proxy.errors import (
     VersionNotSupported,
 )
 
+from .forwarded import HOST
 from .headers import Headers, HeadLimits, check_head
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
@@ -39,7 +40,6 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?: ([\t -~\x80-\xff
 _FIELD: Final = re.compile(rb"(?<=\r\n)(%b++):[ \t]*+([\t -~\x80-\xff]*+)\r\n" % _TOKEN)
 _END: Final = re.compile(rb"\n\r?\n")
 _DIGITS: Final = re.compile(rb"\d{1,15}")
-_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::\d{0,5})?")
 _ABSOLUTE: Final = re.compile(rb"(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
 #: "." and ".." as path segments, also percent-encoded: a node may resolve them, a route does not.
 _DOT_SEGMENT: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -208,7 +208,7 @@ def check_request(request: Request) -> Request:
     if request.http_version == b"1.0" and request.get(b"transfer-encoding") is not None:
         raise BadRequest("HTTP/1.0 has no transfer codings.")
     host, target = request.get(b"host"), request.target
-    if host is not None and not _HOST.fullmatch(host):
+    if host is not None and not HOST.fullmatch(host):
         raise BadRequest("The Host header is not a host.")
     if not target.startswith(b"/") and (absolute := _ABSOLUTE.fullmatch(target)):
         if host is not None and absolute[1].lower() != host.lower():

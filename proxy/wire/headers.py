@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
+from proxy.config.headers import HOP_BY_HOP
 from proxy.errors import BadRequest, HeadTooLarge, TargetTooLong
 
+from .edits import NO_EDITS, Edits
+from .forwarded import UNKNOWN, Hop, addresses, elements, is_address
 from .proxy_protocol import Source
 
 Headers = list[tuple[bytes, bytes]]
@@ -26,14 +29,12 @@ Fields = Sequence[tuple[bytes, bytes]]
 #: Headers to be set anew; None: to be left out.
 Changes = tuple[tuple[bytes, bytes | None], ...]
 
-HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-connection te transfer-encoding upgrade".split()
-)
 #: A node believes these, so a client's own never reach it.
 CLIENT_FACTS = frozenset(
     b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
     b"x-real-ip x-request-id".split()
 )
+_NOT_FOR_NODES = HOP_BY_HOP | CLIENT_FACTS
 _END = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 #: Control characters, and a CR that ends no line.
@@ -117,12 +118,17 @@ def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     ]
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """Return the headers without those meant for this hop only (RFC 9110 section 7.6.1)."""
-    dropped = HOP_BY_HOP.union(tokens(headers, b"connection"))
-    # Who lists these would have the next one misread where the body ends, or whom it serves.
-    dropped -= {b"content-length", b"host"}
-    return [(name, value) for name, value in headers if name.lower() not in dropped]
+def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
+    """Return the headers without those meant for this hop only (RFC 9110 section 7.6.1).
+
+    `dropped` are the names to leave out besides those that `Connection` lists, in lower case.
+    """
+    # Who lists these would have the next one misread where the body ends, or whom it serves; and
+    # without Via no loop is found.
+    listed = {*tokens(headers, b"connection")} - {b"content-length", b"host", b"via"}
+    if not listed <= dropped:
+        dropped = dropped | listed
+    return [pair for pair in headers if pair[0].lower() not in dropped]
 
 
 #: What has to be known before a body is read, or whom and for what it is for: in a trailer it is
@@ -145,30 +151,93 @@ def trailers_to_send(trailers: Fields) -> Headers:
 
 
 @attrs.frozen
+class Heads:
+    """How heads are made: what nodes are told of clients, and what a route changes then."""
+
+    x_forwarded: bool = True
+    forwarded: bool = False
+    request_id: bool = True
+    #: How this process is called in Via, by nodes and by clients; empty: nothing is said.
+    via_to_node: bytes = b""
+    via_to_client: bytes = b""
+    request: Edits = NO_EDITS
+    response: Edits = NO_EDITS
+
+
+@attrs.define
 class ClientFacts:
-    """What a node is told of the client."""
+    """Who a client is and what it wanted, as far as that can be believed, and what is told of it.
+
+    `address` is an IP address, or another name for one who has none.
+    """
 
     address: str
     scheme: str
     port: int
     request_id: str
+    #: Where it wanted to go, if a trusted peer knows better than the Host header.
+    host: str = ""
+    #: What nodes are told of the way here; without it, that this is the first hop.
+    hops: tuple[Hop, ...] = ()
+    version: bytes = b"1.1"
+    #: The value of Strict-Transport-Security for it.
+    hsts: str = ""
+    #: As its route has them, once there is one.
+    heads: Heads = Heads()
     #: What a PROXY header says of the connection: few nodes want one, so it is made when asked for.
     source: Callable[[], Source] = Source
+
+    @property
+    def node(self) -> str:
+        """The address, or "unknown" (RFC 7239 section 6.2)."""
+        return self.address if is_address(self.address) else UNKNOWN
+
+    def words(self) -> dict[str, str]:
+        """Return what the placeholders of a route's headers stand for."""
+        return {
+            "client": self.node,
+            "host": self.host,
+            "request_id": self.request_id,
+            "scheme": self.scheme,
+        }
 
 
 def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     """Return the headers of a client's request as a node gets them."""
-    host = get(headers, b"host") or b""
-    kept = [pair for pair in end_to_end(headers) if pair[0].lower() not in CLIENT_FACTS]
-    return [
-        *kept,
-        # One address: deepstream takes the whole value for the client's address, verbatim.
-        (b"X-Forwarded-For", facts.address.encode()),
-        (b"X-Forwarded-Proto", facts.scheme.encode()),
-        (b"X-Forwarded-Host", host),
-        (b"X-Forwarded-Port", b"%d" % facts.port),
-        (b"X-Request-Id", facts.request_id.encode()),
-    ]
+    heads, kept = facts.heads, end_to_end(headers, _NOT_FOR_NODES)
+    host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
+    hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
+    if heads.x_forwarded:
+        # Of a unix socket's peer there is none: a word would be taken for one.
+        if known := addresses(hops):
+            kept.append((b"X-Forwarded-For", known))
+        kept += [
+            (b"X-Forwarded-Proto", facts.scheme.encode()),
+            (b"X-Forwarded-Host", host.encode("latin-1")),
+            (b"X-Forwarded-Port", b"%d" % facts.port),
+        ]
+    if heads.forwarded:
+        kept.append((b"Forwarded", elements(hops)))
+    if heads.request_id:
+        kept.append((b"X-Request-Id", facts.request_id.encode()))
+    if heads.via_to_node:
+        kept.append((b"Via", facts.version + b" " + heads.via_to_node))
+    return heads.request.apply(kept, facts.words)
+
+
+def response_headers(headers: Headers, facts: ClientFacts, version: bytes = b"1.1") -> Headers:
+    """Return the headers of a node's answer, which is of this version, as the client gets them."""
+    kept = end_to_end(headers)
+    if facts.heads.via_to_client:
+        kept.append((b"Via", version + b" " + facts.heads.via_to_client))
+    return own_headers(kept, facts)
+
+
+def own_headers(headers: Headers, facts: ClientFacts) -> Headers:
+    """Return the headers of an answer that is made here, as the client gets them."""
+    if facts.hsts:
+        headers = changed(headers, ((b"Strict-Transport-Security", facts.hsts.encode()),))
+    return facts.heads.response.apply(headers, facts.words)
 
 
 def changed(headers: Headers, changes: Changes) -> Headers:

@@ -58,7 +58,7 @@ def test_what_a_stream_has_commented_out_loads_too(load: Any, tmp_path: Path) ->
 def test_reference_gives_the_defaults(load: Any) -> None:
     config: Config = load(CONF / "reference.toml")
 
-    for section in ("timeouts", "limits", "shutdown", "log", "workers"):
+    for section in ("timeouts", "limits", "forwarding", "shutdown", "log", "workers"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
@@ -91,7 +91,7 @@ def test_reference_names_every_key() -> None:
         if isinstance(one, type) and attrs.has(one)
         for field in attrs.fields(one)
     } - {"path", "host", "srv", "port"}
-    for section in ("timeouts", "limits", "shutdown", "log"):
+    for section in ("timeouts", "limits", "forwarding", "shutdown", "log"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         names |= {inner.name for inner in attrs.fields(field.default.factory)}  # type: ignore[union-attr]
 

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
+from proxy.config.forwarding import Forwarding, Hsts
+from proxy.config.headers import HeaderRules
 from proxy.config.load import load_config, parse_config
 from proxy.config.model import (
     Certificate,
@@ -66,6 +68,7 @@ FULL: dict[str, Any] = {
             "bind": "0.0.0.0:443",
             "name": "public",
             "backlog": 64,
+            "hsts": {"max_age": 63_072_000, "include_subdomains": True, "preload": True},
             "tls": {
                 "certificates": [{"cert_file": "cert.pem", "key_file": "key.pem"}],
                 "minimum_version": "1.3",
@@ -107,6 +110,12 @@ FULL: dict[str, Any] = {
             "write_stall": 8,
             "on_stall": "abort",
             "on_removed": "keep",
+            "request_headers": {
+                "set": {"X-Env": "prod"},
+                "add": {"X-Client": "{client}"},
+                "remove": ["Referer"],
+            },
+            "response_headers": {"set": {"X-Frame-Options": "DENY"}},
         },
         {"prefix": "/api", "upstream": "deepstream"},
         {
@@ -188,6 +197,15 @@ FULL: dict[str, Any] = {
         "body_bytes": 0,
         "addresses": 7,
     },
+    "forwarding": {
+        "trusted": ["10.0.0.0/8", "unix"],
+        "headers": "both",
+        "forwarded_for": "client",
+        "via": "edge",
+        "passes": 2,
+        "hops": 9,
+        "request_id": False,
+    },
     "shutdown": {"rate": 10, "jitter": 1, "deadline": 10.0},
     "log": {"format": "json", "level": "debug", "access": False},
 }
@@ -248,6 +266,7 @@ def test_full(folder: Path) -> None:
         bind=Address("0.0.0.0", 443),
         name="public",
         backlog=64,
+        hsts=Hsts(max_age=63_072_000, include_subdomains=True, preload=True),
         tls=ListenerTls(certificates=(certificate,), minimum_version="1.3"),
     )
     inside = Listener(
@@ -284,6 +303,10 @@ def test_full(folder: Path) -> None:
         write_stall=8.0,
         on_stall="abort",
         on_removed="keep",
+        request_headers=HeaderRules(
+            set={"X-Env": "prod"}, add={"X-Client": "{client}"}, remove=("Referer",)
+        ),
+        response_headers=HeaderRules(set={"X-Frame-Options": "DENY"}),
     )
     deepstream = Upstream(
         nodes=(
@@ -366,6 +389,15 @@ def test_full(folder: Path) -> None:
             body_bytes=0,
             addresses=7,
         ),
+        forwarding=Forwarding(
+            trusted=("10.0.0.0/8", "unix"),
+            headers="both",
+            forwarded_for="client",
+            via="edge",
+            passes=2,
+            hops=9,
+            request_id=False,
+        ),
         shutdown=Shutdown(rate=10.0, jitter=1.0, deadline=10.0),
         log=Log(format="json", level="debug", access=False),
     )
@@ -410,7 +442,7 @@ def test_whole_number_for_a_number_becomes_one() -> None:
 BALANCES = (
     "must be one of 'least_connections', 'round_robin', 'random_two', 'hash', 'least_latency', not"
 )
-SECTIONS = "limits, listeners, log, routes, shutdown, timeouts, upstreams, workers"
+SECTIONS = "forwarding, limits, listeners, log, routes, shutdown, timeouts, upstreams, workers"
 INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true or false"
 
 
@@ -459,6 +491,38 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "must be at least first (60)",
         ),
         ("route", 'prefix = "/"', "routes[0]", 'needs either "path" (exact) or "prefix"'),
+        (
+            "listener",
+            "hsts = {}",
+            "listeners[0].hsts",
+            "is never sent: the listener is plain, and forwarding.trusted is empty",
+        ),
+        # What stands in headers.
+        (
+            "route",
+            'request_headers.set."X Y" = "z"',
+            "routes[0].request_headers.set.X Y",
+            "'X Y' is not a header's name",
+        ),
+        (
+            "route",
+            'request_headers.add.Host = "z"',
+            "routes[0].request_headers.add",
+            "a request has one Host: it can be set",
+        ),
+        (
+            "route",
+            'response_headers.remove = ["Connection"]',
+            "routes[0].response_headers.remove[0]",
+            "'Connection' is the proxy's own on each of its connections",
+        ),
+        (
+            "more",
+            'forwarding.trusted = ["10.0.0.1/8"]',
+            "forwarding.trusted",
+            """'10.0.0.1/8' is not a network like "10.0.0.0/8", an address, or "unix": """
+            "10.0.0.1/8 has host bits set",
+        ),
         # Keys that are not known, at each level.
         ("more", "tiemouts = {}", "tiemouts", f"unknown key; allowed here: {SECTIONS}"),
         ("more", '"a\\nb" = 1', "a\\nb", f"unknown key; allowed here: {SECTIONS}"),
@@ -466,7 +530,7 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "listener",
             "port = 1",
             "listeners[0].port",
-            "unknown key; allowed here: backlog, bind, mode, name, proxy_protocol, tls",
+            "unknown key; allowed here: backlog, bind, hsts, mode, name, proxy_protocol, tls",
         ),
         (
             "listener",

@@ -16,6 +16,7 @@ from proxy.wire.handshake import (
 from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts, Headers, get
 
+FACTS = ClientFacts("192.0.2.7", "https", 443, "id-1")
 # The key and the answer to it that RFC 6455 section 1.3 gives.
 KEY, ACCEPT = b"dGhlIHNhbXBsZSBub25jZQ==", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 CLIENT: dict[bytes, bytes] = {
@@ -126,7 +127,7 @@ def test_the_node_gets_the_clients_own_handshake() -> None:
         Origin=b"https://o",
     )
     upgrade = check_upgrade(b"GET", b"/deepstream", b"1.1", asked, None)
-    request = node_request(upgrade, ClientFacts("192.0.2.7", "https", 443, "id-1"))
+    request = node_request(upgrade, FACTS)
     sent = dict(request.headers)
 
     assert (request.method, request.target) == (b"GET", b"/deepstream")
@@ -144,7 +145,7 @@ def test_changes_are_the_last_word() -> None:
     upgrade = check_upgrade(b"GET", b"/", b"1.1", asked, None)
     changes = ((b"cookie", None), (b"Host", b"other"), (b"X-Forwarded-For", b"6.6.6.6"))
     upgrade = attrs.evolve(upgrade, changes=changes).without_extensions()
-    sent = dict(node_request(upgrade, ClientFacts("192.0.2.7", "https", 443, "id-1")).headers)
+    sent = dict(node_request(upgrade, FACTS).headers)
 
     assert b"cookie" not in sent
     assert b"sec-websocket-extensions" not in sent
@@ -157,7 +158,9 @@ def test_extension_that_was_taken_out_of_the_offer_is_not_believed() -> None:
     asked = headers(CLIENT, Sec_WebSocket_Extensions=b"permessage-deflate")
     upgrade = check_upgrade(b"GET", b"/", b"1.1", asked, None).without_extensions()
     with pytest.raises(BadUpgradeResponse):
-        client_response(upgrade, headers(NODE, Sec_WebSocket_Extensions=b"permessage-deflate"), "n")
+        client_response(
+            upgrade, headers(NODE, Sec_WebSocket_Extensions=b"permessage-deflate"), "n", FACTS
+        )
 
 
 def answer(**changes: bytes | None) -> list[tuple[bytes, bytes]]:
@@ -167,7 +170,7 @@ def answer(**changes: bytes | None) -> list[tuple[bytes, bytes]]:
         "Sec_WebSocket_Extensions": b"permessage-deflate; a=1, x-other",
     }
     upgrade = check_upgrade(b"GET", b"/", b"1.1", headers(CLIENT, **offer), None)
-    return list(client_response(upgrade, headers(NODE, **changes), "node:1").headers)
+    return list(client_response(upgrade, headers(NODE, **changes), "node:1", FACTS).headers)
 
 
 @pytest.mark.parametrize(
