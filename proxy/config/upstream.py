@@ -245,6 +245,23 @@ class Drain:
 
 
 @attrs.frozen(kw_only=True)
+class Retry:
+    """When a plain request may be put to another node: nothing of an answer has come yet.
+
+    It has to be one that does no harm twice (GET, HEAD, OPTIONS, PUT, DELETE, its body at hand), or
+    nothing of it was sent.  WebSocket handshakes are put to every node there is: each failure costs
+    their client one of few tries.
+    """
+
+    # Nodes asked for one request.  HAProxy 1 + 3 retries, Envoy 1 + 1, nginx all
+    attempts: int = count(3, high=100)
+    # Of all requests, how many may be sent a second time, and how many a second may be anyhow:
+    # nodes that fail since there is too much to do should not get more.  Envoy 0.2, and 3 at a time
+    share: float = attrs.field(default=0.2, validator=within(0, 1))
+    rate: float = attrs.field(default=10.0, validator=within(0, 1_000_000))
+
+
+@attrs.frozen(kw_only=True)
 class Rebalance:
     """Move sessions from the fullest nodes to those that least connections would leave empty."""
 
@@ -280,6 +297,12 @@ class Upstream:
     # What a request is told apart by under "hash"
     hash_on: str = attrs.field(default="client", validator=_hash_source)
     tls: NodeTls | None = None
+    # Connections to each node that are kept between two requests; 0: none, each has its own.
+    # nginx 32 in all, Envoy and HAProxy any number
+    keepalive: int = count(64, low=0, high=10_000)
+    # How long one may lie idle to be used again: deepstream's nodes close theirs after 5.  nginx 60
+    keepalive_idle: float = seconds(4.0)
+    retry: Retry = attrs.field(factory=Retry)
     # Begin every connection with a PROXY header, before TLS.  HAProxy: send-proxy, -v2; nginx: v1,
     # in streams only
     proxy_protocol: ProxyVersion | None = None
@@ -318,6 +341,6 @@ class Upstream:
             raise Invalid(*faults)
 
     @property
-    def shares_connections(self) -> bool:
+    def keeps_connections(self) -> bool:
         """Whether one client's connection to a node may carry another's requests afterwards."""
-        return self.proxy_protocol is None
+        return self.keepalive > 0 and self.proxy_protocol is None

@@ -31,10 +31,11 @@ from proxy.errors import (
     ResponseTimeout,
 )
 from proxy.wire.handshake import check_upgrade, client_response
+from proxy.wire.head import Response
 from proxy.wire.rules import Opcode
 
 from .dial import Header, NodeSecurity, dial
-from .http1 import NodeHttp
+from .node_http import NodeHttp
 from .transport import SocketTransport, hang_up
 
 #: How much is read for what is expected: of a body, or of all that comes after a 101.
@@ -113,7 +114,7 @@ async def _http(config: Probe, address: Address, transport: SocketTransport) -> 
 async def _find(node: NodeHttp, expected: bytes) -> None:
     """Read a body until something occurs in it."""
     body = bytearray()
-    while len(body) < MOST and (piece := await node.read_body()) is not None:
+    while len(body) < MOST and (piece := await node.read_body()):
         start = max(0, len(body) - len(expected) + 1)
         body += piece
         if body.find(expected, start, MOST) >= 0:
@@ -138,9 +139,8 @@ def _host(config: Probe, address: Address) -> str:
     return str(attrs.evolve(address, host=address.host.partition("%")[0]))
 
 
-async def _ask(node: NodeHttp, request: h11.Request) -> h11.Response | h11.InformationalResponse:
-    await node.send(request)
-    await node.send(h11.EndOfMessage())
+async def _ask(node: NodeHttp, request: h11.Request) -> Response:
+    await node.ask(request.method, request.target, request.headers.raw_items())
     return await node.read_response()
 
 
@@ -172,7 +172,7 @@ async def _upgrade(config: Probe, address: Address, transport: SocketTransport) 
     response = await _ask(node, request)
     if response.status_code != 101:
         raise NodeUnwilling(node.node, f"The node answered with {response.status_code}, not 101.")
-    client_response(upgrade, response.headers.raw_items(), node.node)
+    client_response(upgrade, response.headers, node.node)
     return _Session(transport, node.node, node.early_data())
 
 

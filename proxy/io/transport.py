@@ -101,24 +101,44 @@ class SocketTransport(trio.abc.HalfCloseableStream):
             self.backlog = memoryview(self.backlog)[sent:] if sent < len(self.backlog) else b""
         return not self.backlog
 
+    def is_quiet(self) -> bool:
+        """Whether nothing has come, not even the end; what has come is lost."""
+        try:
+            self.recv_into(_RECEIVED)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
+        received = self._receive_nowait(_RECEIVED[:max_bytes])
+        if received is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return received
+        return await self.receive_next(max_bytes)
+
+    async def receive_next(self, max_bytes: int | None = None) -> bytes:
+        """As `receive_some`, for when there is hardly anything yet: it waits before it looks."""
+        if self.pending:
+            return await self.receive_some(max_bytes)
         buffer = _RECEIVED[:max_bytes]
-        waited = False
         while True:
-            try:
-                received = bytes(buffer[: self.recv_into(buffer)])
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.sock)
-                waited = True
-            except OSError as exc:
-                raise translated(exc) from exc
-            else:
-                if not waited:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+            await trio.lowlevel.wait_readable(self.sock)
+            if (received := self._receive_nowait(buffer)) is not None:
                 return received
+
+    def _receive_nowait(self, buffer: memoryview) -> bytes | None:
+        """Return what there is, b"" at the end of the stream, None if there is nothing."""
+        try:
+            return bytes(buffer[: self.recv_into(buffer)])
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise translated(exc) from exc
 
     async def send_all(self, data: Bytes) -> None:
         await trio.lowlevel.checkpoint()

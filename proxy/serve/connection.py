@@ -3,7 +3,7 @@
 This is the only file that knows the whole story; each step of it lives elsewhere:
 
     whom it is for, TLS     serve.arrival             under one deadline
-    request head            io.http1                  with this
+    request head            io.client_http            with this
     route                   serve.routes              else 404 here, never at a node
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
     a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
@@ -20,7 +20,6 @@ from functools import partial
 from typing import Protocol
 
 import attrs
-import h11
 import trio
 
 from proxy.config.model import Listener
@@ -32,12 +31,13 @@ from proxy.errors import (
     Refusal,
     RequestTimeout,
 )
-from proxy.io.http1 import ClientHttp
+from proxy.io.client_http import ClientHttp
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
-from proxy.wire.headers import ClientFacts, get
+from proxy.wire.head import Request
+from proxy.wire.headers import ClientFacts
 from proxy.wire.proxy_protocol import Source
 
 from .arrival import describe, hangs_up, host_of, read_source, shake_hands
@@ -232,7 +232,9 @@ class Exchange:
         return established
 
     async def _wait(self, deadline: float) -> None:
-        with trio.move_on_at(deadline) as scope:
+        if self._http.has_begun:
+            return
+        with trio.CancelScope(deadline=deadline) as scope:
             if not await self._http.wait_request():
                 raise ClientGone("It hung up before a request.")
         if scope.cancelled_caught:
@@ -267,26 +269,28 @@ class Exchange:
         self._record.token, self._record.detail = refusal.token, refusal.detail
         self._record.ended_by = "proxy"
 
-    async def _read_head(self, deadline: float) -> h11.Request:
+    async def _read_head(self, deadline: float) -> Request:
         try:
+            if (request := self._http.request_nowait()) is not None:
+                return request
             with trio.move_on_at(deadline):
                 return await self._http.read_request()
         finally:
             if (request := self._http.request) is not None:
                 record = self._record
                 record.method = request.method.decode()
-                record.host = (get(request.headers, b"host") or b"").decode("latin-1")
+                record.host = (request.get(b"host") or b"").decode("latin-1")
                 record.target = request.target.decode()
         raise RequestTimeout("The request head was not complete in time.")
 
-    async def _answer(self, request: h11.Request) -> Established | None:
+    async def _answer(self, request: Request) -> Established | None:
         """Route the request and have it answered: here, by a node, or with a session."""
         if self._service.draining:
             raise Draining
         if self._connection.surplus:
             raise Full
         record = self._record
-        websocket = handshake.wants_websocket(request.headers.raw_items())
+        websocket = handshake.wants_websocket(request)
         route = self._service.routes.match(
             self._connection.listener, record.host, record.target, websocket=websocket
         )

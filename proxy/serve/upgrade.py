@@ -14,11 +14,13 @@ import trio
 
 from proxy.config.route import Route
 from proxy.errors import Draining, NodeUnwilling, ResponseTimeout
-from proxy.io.http1 import ClientHttp, NodeHttp
+from proxy.io.client_http import ClientHttp
+from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire import handshake
 from proxy.wire.handshake import Upgrade, client_response, node_request
+from proxy.wire.head import Request, Response
 from proxy.wire.headers import ClientFacts
 from proxy.wire.tunnel import Tunnel
 
@@ -29,7 +31,7 @@ from .hooks import Hooks
 from .reach import Attempt, Reach, key_of
 from .service import Service
 
-Answer = h11.Response | h11.InformationalResponse
+Answer = Response | h11.InformationalResponse
 
 
 @attrs.frozen
@@ -53,7 +55,7 @@ class Upgrading:
 
     service: Service
     http: ClientHttp
-    request: h11.Request
+    request: Request
     record: Record
     route: Route
     upstream: Upstream
@@ -71,12 +73,9 @@ class Upgrading:
             request.method,
             request.target,
             request.http_version,
-            request.headers.raw_items(),
+            request.headers,
             self.route.origins,
         )
-        # h11 sees the end of the request before it lets go of HTTP.
-        if await self.http.read_body() is not None:
-            raise AssertionError("a handshake was checked to have no body")
         place = self.service.admit(self.route, self.facts.address)
         established = None
         try:
@@ -101,7 +100,7 @@ class Upgrading:
         established = None
         try:
             self._note(attempt, answer.status_code)
-            if isinstance(answer, h11.Response):
+            if isinstance(answer, Response):
                 limit = service.config.timeouts.body
                 await relay_response(node, answer, self.http, self.record, limit=limit)
                 return None
@@ -109,7 +108,7 @@ class Upgrading:
                 raise Draining
             early = (self.http.early_data(), node.early_data())
             self.record.status = 101
-            await self.http.send(answer)
+            await self.http.inform(101, answer.reason, answer.headers.raw_items())
             reserved = handshake.reserved_bits(answer.headers.raw_items())
             tunnel = service.terms(self.route).make_tunnel(reserved)
             established = Established(
@@ -139,15 +138,16 @@ async def ask_node(
     """
     node = await attempt.dial(facts.source)
     started = trio.current_time()
-    response: Answer | None = None
+    response: Response | None = None
     with trio.move_on_after(attempt.limit(attempt.service.config.timeouts.upgrade)):
-        await node.send(node_request(upgrade, facts))
+        request = node_request(upgrade, facts)
+        await node.ask(request.method, request.target, request.headers.raw_items())
         response = await node.read_response()
     if response is None:
         raise ResponseTimeout(node.node)
     attempt.record.upgrade_time = trio.current_time() - started
     if response.status_code == 101:
-        return node, client_response(upgrade, response.headers.raw_items(), node.node)
+        return node, client_response(upgrade, response.headers, node.node)
     if response.status_code in (502, 503, 504) and attempt.others:
         raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
     return node, response

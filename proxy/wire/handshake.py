@@ -21,6 +21,7 @@ from wsproto.utilities import RemoteProtocolError, generate_accept_token
 
 from proxy.errors import BadUpgrade, BadUpgradeResponse, OriginDenied, WrongVersion
 
+from .head import Request
 from .headers import (
     Changes,
     ClientFacts,
@@ -53,13 +54,16 @@ class Upgrade:
         return attrs.evolve(self, extensions=(), changes=changes)
 
 
-def wants_websocket(headers: Headers) -> bool:
+def wants_websocket(request: Request) -> bool:
     """Whether a request asks for a WebSocket, well-formed or not.
 
     Any sign counts: a broken handshake gets a clear answer here and never reaches a node.
     """
-    return b"websocket" in tokens(headers, b"upgrade") or any(
-        name.lower() in (b"sec-websocket-key", b"sec-websocket-version") for name, _ in headers
+    names = request.names
+    return (
+        b"sec-websocket-key" in names
+        or b"sec-websocket-version" in names
+        or request.lists(b"upgrade", b"websocket")
     )
 
 

@@ -1,8 +1,8 @@
 """HTTP heads: what is refused before h11 sees it, and what is sent on.
 
-h11 parses; it is liberal where RFC 9112 lets it be (bare LF, folded lines, repeated lengths), and
-every such liberty is a way for two parsers to read one message differently.  `check_head` refuses
-those from the raw bytes, so that what h11 then understands is all that can be understood.
+`find_head` and `check_head` look at raw bytes, `wire.head` makes a request of them.  Wherever RFC
+9112 lets a parser be liberal (bare LF, folded lines, repeated lengths) two of them may read one
+message differently, so all of that is refused, with the reason.
 
 What goes on to the other side is rebuilt, never copied: hop-by-hop headers and those named by
 `Connection` (RFC 9110 section 7.6.1) stay here, and the headers that tell a node about the client
@@ -12,26 +12,22 @@ are ours alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from proxy.errors import (
-    BadRequest,
-    HeadTooLarge,
-    MethodNotAllowed,
-    TargetTooLong,
-    VersionNotSupported,
-)
+from proxy.errors import BadRequest, HeadTooLarge, TargetTooLong
 
 from .proxy_protocol import Source
 
 Headers = list[tuple[bytes, bytes]]
+#: The same where nobody adds to it.
+Fields = Sequence[tuple[bytes, bytes]]
 #: Headers to be set anew; None: to be left out.
 Changes = tuple[tuple[bytes, bytes | None], ...]
 
 HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
+    b"connection keep-alive proxy-connection te transfer-encoding upgrade".split()
 )
 #: A node believes these, so a client's own never reach it.
 CLIENT_FACTS = frozenset(
@@ -45,10 +41,6 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 _FOLDED = re.compile(rb"\r\n[ \t]")
 _LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*(\d+[ \t]*(?=\r))?", re.IGNORECASE)
 _CODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::\d{0,5})?")
-_ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
-#: "." and ".." as path segments, also percent-encoded: a node may resolve them, a route does not.
-_DOT_SEGMENT = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -67,10 +59,10 @@ def find_head(buffer: bytes | bytearray, limits: HeadLimits) -> int | None:
         BadRequest: as soon as the bytes can no longer become an acceptable head.
     """
     end = buffer.find(_END, 0, limits.head_bytes)
-    if _BARE_LF.search(buffer, 0, end if end >= 0 else limits.head_bytes):
-        raise BadRequest("A line of the head ends in LF alone.")
     if end >= 0:
         return end + len(_END)
+    if _BARE_LF.search(buffer, 0, limits.head_bytes):
+        raise BadRequest("A line of the head ends in LF alone.")
     line_end = buffer.find(b"\r\n")
     if (line_end if line_end >= 0 else len(buffer)) > limits.target_bytes + 32:
         raise TargetTooLong
@@ -87,6 +79,8 @@ def check_head(head: bytes, limits: HeadLimits) -> None:
     Raises:
         BadRequest: with the reason.
     """
+    if _BARE_LF.search(head):
+        raise BadRequest("A line of the head ends in LF alone.")
     if _CONTROL.search(head):
         raise BadRequest("The head holds a control character.")
     if _FOLDED.search(head):
@@ -102,34 +96,6 @@ def check_head(head: bytes, limits: HeadLimits) -> None:
     line = head[: head.index(b"\r\n")].split(b" ")
     if len(line) == 3 and len(line[1]) > limits.target_bytes:
         raise TargetTooLong
-
-
-def check_request(method: bytes, target: bytes, version: bytes, headers: Headers) -> bytes:
-    """Check what h11 made of a head and return the target in origin form (RFC 9112 section 3.2).
-
-    Raises:
-        BadRequest, MethodNotAllowed, VersionNotSupported: with the reason.
-    """
-    if version not in (b"1.1", b"1.0"):
-        raise VersionNotSupported
-    if method in (b"CONNECT", b"TRACE"):
-        raise MethodNotAllowed(
-            headers=[(b"Allow", b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")]
-        )
-    if version == b"1.0" and get(headers, b"transfer-encoding") is not None:
-        raise BadRequest("HTTP/1.0 has no transfer codings.")
-    host = get(headers, b"host")
-    if host is not None and not _HOST.fullmatch(host):
-        raise BadRequest("The Host header is not a host.")
-    if absolute := _ABSOLUTE.fullmatch(target):
-        if host is not None and absolute[1].lower() != host.lower():
-            raise BadRequest("The target and the Host header name different hosts.")
-        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-    if not target.startswith(b"/") or b"#" in target:
-        raise BadRequest("The request target is not a path.")
-    if _DOT_SEGMENT.search(target.partition(b"?")[0]):
-        raise BadRequest("The path has dot segments.")
-    return target
 
 
 def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
@@ -157,6 +123,25 @@ def end_to_end(headers: Headers) -> Headers:
     # Who lists these would have the next one misread where the body ends, or whom it serves.
     dropped -= {b"content-length", b"host"}
     return [(name, value) for name, value in headers if name.lower() not in dropped]
+
+
+#: What has to be known before a body is read, or whom and for what it is for: in a trailer it is
+#: too late, and who merges it all the same is deceived (RFC 9110 section 6.5.1).
+_NOT_IN_TRAILERS = (
+    HOP_BY_HOP
+    | CLIENT_FACTS
+    | frozenset(
+        b"authorization cache-control content-encoding content-length content-range content-type "
+        b"cookie expect host if-match if-modified-since if-none-match if-range "
+        b"if-unmodified-since max-forwards proxy-authenticate proxy-authorization range "
+        b"set-cookie trailer via www-authenticate".split()
+    )
+)
+
+
+def trailers_to_send(trailers: Fields) -> Headers:
+    """Return those trailers that may go on."""
+    return [pair for pair in trailers if pair[0].lower() not in _NOT_IN_TRAILERS]
 
 
 @attrs.frozen

@@ -39,6 +39,7 @@ from proxy.config.upstream import (
     Probe,
     Rebalance,
     Rest,
+    Retry,
     Upstream,
 )
 from proxy.errors import ConfigError
@@ -138,6 +139,9 @@ FULL: dict[str, Any] = {
                 "status": [200, 204],
                 "expect": "ok",
             },
+            "keepalive": 16,
+            "keepalive_idle": 30,
+            "retry": {"attempts": 2, "share": 0.5, "rate": 1},
             "rest": {"first": 0.5, "longest": 8, "failures": 4, "window": 5},
             "hold": {"timeout": 20, "waiting": 500, "rate": 50},
             "panic": "refuse",
@@ -302,6 +306,9 @@ def test_full(folder: Path) -> None:
             status=(200, 204),
             expect="ok",
         ),
+        keepalive=16,
+        keepalive_idle=30.0,
+        retry=Retry(attempts=2, share=0.5, rate=1.0),
         rest=Rest(first=0.5, longest=8.0, failures=4, window=5.0),
         hold=Hold(timeout=20.0, waiting=500, rate=50.0),
         panic="refuse",
@@ -511,9 +518,8 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "frist = 1",
             "upstreams.one.frist",
             "unknown key; allowed here: balance, detect_drain, discovery, drain, hash_on, "
-            "hold, max_session_age, nodes, panic, probe, proxy_protocol, "
-            "rebalance, rest, slow_start, tls, "
-            "unavailable_status",
+            "hold, keepalive, keepalive_idle, max_session_age, nodes, panic, probe, "
+            "proxy_protocol, rebalance, rest, retry, slow_start, tls, unavailable_status",
         ),
         (
             "more",

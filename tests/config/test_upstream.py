@@ -104,7 +104,7 @@ def test_defaults_suit_each_other() -> None:
 def test_a_connection_that_tells_of_one_client_carries_no_other(
     version: str | None, *, shares: bool
 ) -> None:
-    assert upstream(proxy_protocol=version).shares_connections is shares
+    assert upstream(proxy_protocol=version).keeps_connections is shares
 
 
 def test_everything() -> None:

@@ -13,6 +13,7 @@ from proxy.wire.handshake import (
     reserved_bits,
     wants_websocket,
 )
+from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts, Headers, get
 
 # The key and the answer to it that RFC 6455 section 1.3 gives.
@@ -110,7 +111,7 @@ def test_origins(origin: bytes | None, *, allowed: bool) -> None:
     ],
 )
 def test_any_sign_of_websocket_counts(given: Headers, *, expected: bool) -> None:
-    assert wants_websocket(given) is expected
+    assert wants_websocket(Request(b"GET", b"/", given)) is expected
 
 
 def test_the_node_gets_the_clients_own_handshake() -> None:

@@ -9,20 +9,16 @@ from hypothesis import strategies as st
 from proxy.errors import (
     BadRequest,
     HeadTooLarge,
-    MethodNotAllowed,
     Refusal,
     TargetTooLong,
-    VersionNotSupported,
 )
 from proxy.wire.headers import (
     ClientFacts,
     HeadLimits,
     changed,
     check_head,
-    check_request,
     end_to_end,
     find_head,
-    get,
     request_headers,
     tokens,
 )
@@ -52,7 +48,6 @@ def test_waits_for_the_rest_of_a_head(size: int) -> None:
     ("data", "error"),
     [
         (b"GET / HTTP/1.1\nHost: a\n\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost: a\n\r\n\r\n", BadRequest),
         (b"\x16\x03\x01\x02\x00\x01", BadRequest),
         (b"\r\nGET / HTTP/1.1\r\n", BadRequest),
         (b"GET /" + b"a" * 100, TargetTooLong),
@@ -89,62 +84,6 @@ def test_sizes_are_limited() -> None:
         check_head(head(*[b"X: a"] * 6), LIMITS)
     with pytest.raises(TargetTooLong):
         check_head(b"GET /" + b"a" * 64 + b" HTTP/1.1\r\n\r\n", LIMITS)
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        (b"/", b"/"),
-        (b"/a?b=/../c", b"/a?b=/../c"),
-        (b"http://example.org/a?b", b"/a?b"),
-        (b"HTTPS://Example.org?b", b"/?b"),
-        (b"ws://example.org", b"/"),
-        (b"/a/..b/.c", b"/a/..b/.c"),
-    ],
-)
-def test_targets_are_brought_to_origin_form(target: bytes, expected: bytes) -> None:
-    assert check_request(b"GET", target, b"1.1", HOST) == expected
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        b"*",
-        b"example.org:80",
-        b"/a#b",
-        b"http://other.example/",
-        b"ftp://example.org/",
-        b"/a/../b",
-        b"/./a",
-        b"/a/%2E%2e/b",
-        b"/a/..",
-    ],
-)
-def test_other_targets_are_refused(target: bytes) -> None:
-    with pytest.raises(BadRequest):
-        check_request(b"GET", target, b"1.1", HOST)
-
-
-@pytest.mark.parametrize("host", [b"a b", b"a/b", b"a:b", b"user@host", b"[::1", b"a:123456"])
-def test_odd_hosts_are_refused(host: bytes) -> None:
-    with pytest.raises(BadRequest):
-        check_request(b"GET", b"/", b"1.1", [(b"Host", host)])
-
-
-@pytest.mark.parametrize("host", [b"example.org", b"a.b:8443", b"[::1]:443", b"127.0.0.1", b""])
-def test_hosts_are_accepted(host: bytes) -> None:
-    assert check_request(b"GET", b"/", b"1.1", [(b"host", host)]) == b"/"
-
-
-def test_methods_and_versions() -> None:
-    for method in (b"TRACE", b"CONNECT"):
-        with pytest.raises(MethodNotAllowed) as caught:
-            check_request(method, b"/", b"1.1", HOST)
-        assert get(caught.value.headers, b"allow")
-    with pytest.raises(VersionNotSupported):
-        check_request(b"GET", b"/", b"2.0", HOST)
-    with pytest.raises(BadRequest):
-        check_request(b"POST", b"/", b"1.0", [*HOST, (b"Transfer-Encoding", b"chunked")])
 
 
 def test_hop_by_hop_headers_stay_here() -> None:
