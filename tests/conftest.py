@@ -57,6 +57,7 @@ def server_tls(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> ssl.
         upstream = "u"
         [upstreams.u]
         nodes = [ "127.0.0.1:1" ]
+        proxy_protocol = "v2"
         """,
         folder=folder,
     )

@@ -260,9 +260,14 @@ def _listener_contexts(
     config: Config, source: str, problems: list[str]
 ) -> list[ssl.SSLContext | None]:
     contexts: list[ssl.SSLContext | None] = []
+    # Only where somebody is told: of a name that is not ASCII, Python prints a traceback.
+    named = any(upstream.proxy_protocol == "v2" for upstream in config.upstreams.values())
     for index, listener in enumerate(config.listeners):
         try:
-            contexts.append(_server_context(listener.tls, listener.mode) if listener.tls else None)
+            context = _server_context(listener.tls, listener.mode) if listener.tls else None
+            if context is not None and named:
+                context.sslobject_class, context.sni_callback = ClientTls, note_name
+            contexts.append(context)
         except (ssl.SSLError, OSError) as exc:
             where = f"listeners[{index}].tls.certificates[0]"
             problems.append(f"{source}: {where}: {_reason(exc)}")
@@ -297,7 +302,6 @@ def _upstream_contexts(
 
 def _server_context(tls: ListenerTls, mode: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslobject_class, context.sni_callback = ClientTls, note_name
     context.options |= _HALF_CLOSE
     context.minimum_version = _VERSIONS[tls.minimum_version]
     # A client that renegotiates costs a handshake each time (TLS 1.2 only).

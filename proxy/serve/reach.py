@@ -53,6 +53,8 @@ class Attempt:
     #: Whether another node can be asked after this one.
     others: bool
     stream: trio.abc.Stream | None = None
+    #: Whether the connection has been told whom it is for.
+    announced: bool = False
 
     def kept(self) -> NodeHttp | None:
         """Return a connection to the node that has carried a request before, if there is one."""
@@ -77,6 +79,7 @@ class Attempt:
         limit = self.limit(self.service.config.timeouts.dial)
         version = self.upstream.config.proxy_protocol
         header = build(version, source()) if version else b""
+        self.announced = bool(header)
         self.stream = await self.service.dial(self.upstream, self.node, limit, header)
         self.record.dial_time = trio.current_time() - started
         return self.stream
@@ -92,7 +95,9 @@ class Attempt:
         """Let go of the node, and hang up on it, or keep the connection for another request."""
         self.lease.release()
         config = self.upstream.config
-        if keep and config.keeps_connections and isinstance(self.stream, SocketTransport):
+        # A reload may have come since it was told whom it is for.
+        keep = keep and config.keeps_connections and not self.announced
+        if keep and isinstance(self.stream, SocketTransport):
             most, seconds = config.keepalive, config.keepalive_idle
             self.service.kept.keep(self.node, self.stream, most, seconds)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from proxy.config.load import parse_config
 from proxy.config.model import Config
+from proxy.config.upstream import ProxyVersion
 from proxy.errors import ConfigError
 from proxy.io.tls import TlsTransport, make_contexts
 from proxy.io.transport import hang_up
@@ -55,6 +57,18 @@ def configure(folder: Path, cert: str = "cert.pem", key: str = "key.pem", ca: st
         tls = {{ {f'ca_file = "{ca}"' if ca else ""} }}
     """
     return parse_config(text, name="test", folder=folder)
+
+
+@pytest.mark.parametrize(("version", "named"), [(None, False), ("v1", False), ("v2", True)])
+def test_names_are_noted_where_a_node_is_told(
+    version: ProxyVersion | None, named: bool, folder: Path
+) -> None:
+    config = configure(folder)
+    upstream = attrs.evolve(config.upstreams["u"], proxy_protocol=version)
+    context, _ = make_contexts(attrs.evolve(config, upstreams={"u": upstream})).listeners
+
+    assert context is not None
+    assert (context.sni_callback is not None) is named
 
 
 def test_contexts(folder: Path) -> None:

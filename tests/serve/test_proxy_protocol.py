@@ -13,7 +13,7 @@ import pytest
 import trio
 import trustme
 
-from proxy import Record, open_proxy, parse_config
+from proxy import Record, Server, open_proxy, parse_config
 from proxy.config.address import Address
 from proxy.config.upstream import ProxyVersion
 from proxy.wire.proxy_protocol import AUTHORITY, SSL, UNIQUE_ID, Source, build, read
@@ -55,6 +55,11 @@ class Node:
 
     port: int
     heads: list[bytes] = attrs.field(factory=list)
+    #: Whether a connection has carried more than a request.
+    reused: bool = False
+    #: What an answer waits for.
+    asked: trio.Event = attrs.field(factory=trio.Event)
+    answers: trio.Event = attrs.field(factory=trio.Event)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         head = b""
@@ -63,8 +68,11 @@ class Node:
                 return
             head += data
         self.heads.append(head)
+        self.asked.set()
+        await self.answers.wait()
         await stream.send_all(ACCEPTED if b"Upgrade" in head else OK)
-        await stream.receive_some()
+        if await stream.receive_some():
+            self.reused = True
 
 
 @asynccontextmanager
@@ -72,6 +80,7 @@ async def open_node() -> AsyncIterator[Node]:
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         node = Node(listener.socket.getsockname()[1])
+        node.answers.set()
         nursery.start_soon(trio.serve_listeners, node.serve, [listener])
         yield node
         nursery.cancel_scope.cancel()
@@ -84,6 +93,7 @@ class Rig:
     address: Address
     nodes: list[Node]
     records: list[Record]
+    server: Server
 
     async def open(self) -> trio.SocketStream:
         if self.address.path:
@@ -131,7 +141,7 @@ async def open_rig(
             )
             config = parse_config(text, folder=folder)
             async with open_proxy(config, on_record=records.append) as server:
-                yield Rig(server.address(), running, records)
+                yield Rig(server.address(), running, records, server)
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix"])
@@ -342,3 +352,21 @@ async def test_one_clients_connection_is_never_anothers() -> None:
         sources = [read(head) for head in rig.nodes[0].heads]
         hosts = [found[0].ends[0].host for found in sources if found and found[0].ends]
         assert hosts == ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"]
+
+
+async def test_what_was_one_clients_stays_so_after_a_reload() -> None:
+    async with open_rig(upstream='proxy_protocol = "v2"') as rig, trio.open_nursery() as nursery:
+        (node,) = rig.nodes
+        node.answers = trio.Event()
+        nursery.start_soon(rig.ask, build("v1", SOURCE) + GET)
+        await node.asked.wait()
+        config = rig.server.config
+        upstream = attrs.evolve(config.upstreams["nodes"], proxy_protocol=None)
+        await rig.server.reload(attrs.evolve(config, upstreams={"nodes": upstream}))
+        node.answers.set()
+        while not rig.records:
+            await trio.lowlevel.checkpoint()
+        await rig.ask(build("v1", SOURCE) + GET)
+
+        assert [head.startswith(b"GET ") for head in node.heads] == [False, True]
+        assert not node.reused
