@@ -30,6 +30,8 @@ from proxy.errors import ConfigError
 from .address import Address
 from .checks import Invalid
 from .model import Config
+from .network import Network
+from .page import Page
 from .upstream import Node
 
 _NAMES = {
@@ -83,6 +85,12 @@ def _converter(folder: Path) -> Converter:
     for kind in (str, bool, int, float):
         converter.register_structure_hook(kind, _strictly)
     converter.register_structure_hook(Path, functools.partial(_file, folder))
+    converter.register_structure_hook(
+        Page, lambda value, kind: Page.read(_file(folder, value, kind))
+    )
+    converter.register_structure_hook(
+        Network, lambda value, _: Network.parse(_strictly(value, str))
+    )
     converter.register_structure_hook(
         Address, lambda value, _: Address.parse(_strictly(value, str))
     )

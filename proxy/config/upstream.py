@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from attrs import validators
 
 from .address import Address
 from .checks import (
+    TOKEN,
     Invalid,
     count,
     host_name,
@@ -19,6 +19,7 @@ from .checks import (
     one_of,
     reachable,
     repeated,
+    request_target,
     seconds,
     within,
 )
@@ -35,14 +36,13 @@ _PROBE_KEYS: dict[ProbeKind, tuple[str, ...]] = {
     "websocket": ("path", "host", "origin", "headers", "send", "expect"),
     "deepstream": ("path", "host", "origin", "headers"),
 }
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def _hash_source(_: object, __: attrs.Attribute[Any], value: str) -> None:
     kind, _, name = value.partition(":")
     if kind == "client" and not name and value == "client":
         return
-    if kind not in ("header", "cookie", "query") or not _TOKEN.fullmatch(name):
+    if kind not in ("header", "cookie", "query") or not TOKEN.fullmatch(name):
         allowed = '"client", "header:NAME", "cookie:NAME" or "query:NAME"'
         raise ValueError(f"must be {allowed}, not {value!r}")
 
@@ -73,7 +73,7 @@ _OWN_FIELDS = frozenset(
 
 def _header_fields(_: object, __: attrs.Attribute[Any], value: dict[str, str]) -> None:
     for name, text in value.items():
-        if not _TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
+        if not TOKEN.fullmatch(name) or not text.isascii() or not text.isprintable():
             raise ValueError(f"cannot be sent as a header: {name!r}")
         if name.lower() in _OWN_FIELDS:
             raise ValueError(f"is set by the probe itself, or by a key of its own: {name!r}")
@@ -88,13 +88,6 @@ def _statuses(_: object, __: attrs.Attribute[Any], value: tuple[int, ...]) -> No
     for status in value:
         if not 200 <= status <= 599:
             raise ValueError(f"must be from 200 to 599, not {status}")
-
-
-def _request_target(_: object, __: attrs.Attribute[Any], value: str) -> None:
-    if not value.startswith("/"):
-        raise ValueError(f"must start with /, not {value!r}")
-    if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch == "#" for ch in value):
-        raise ValueError(f"{value!r} cannot be in a request's target")
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +165,7 @@ class Probe:
     # How many in a row bring it up and down.  HAProxy 2 and 3, nginx plus 1 and 1
     rise: int = count(1, high=1000)
     fall: int = count(2, high=1000)
-    path: str | None = attrs.field(default=None, validator=validators.optional(_request_target))
+    path: str | None = attrs.field(default=None, validator=validators.optional(request_target))
     host: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     origin: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     headers: dict[str, str] = attrs.field(factory=dict, validator=_header_fields)
