@@ -19,7 +19,9 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
           |    +-- WrongVersion           426
           +-- OriginDenied      403
+          +-- AddressDenied     403
           +-- Denied            403       by a hook, which has made the answer
+          +-- RouteAnswer       200       as its route says: a redirect, or a fixed response
           +-- NoRoute           404
           +-- MethodNotAllowed  405
           +-- UpgradeRequired   426       a plain request on a WebSocket route
@@ -156,6 +158,32 @@ class OriginDenied(Refusal):
     status = 403
     token = "http_request_denied"
     summary = "This origin is not allowed here."
+
+
+class AddressDenied(Refusal):
+    status = 403
+    token = "http_request_denied"
+    summary = "This address is not allowed here."
+
+
+class RouteAnswer(Refusal):
+    """The route has no upstream: a redirect, or a fixed response; `body` None: a line of text."""
+
+    status = 200
+    token = "proxy_internal_response"
+    summary = "That is what this route answers."
+
+    def __init__(
+        self, status: int = 200, *, headers: Headers = (), body: bytes | None = None
+    ) -> None:
+        super().__init__(headers=headers)
+        self.status = status
+        self.body = body
+
+    @property
+    def detail(self) -> str:
+        # Of an answer that speaks for itself there is nothing to be told.
+        return str(self) if self.body is None else ""
 
 
 class Denied(Refusal):

@@ -33,6 +33,7 @@ RESPONSE_HEAD_BYTES = 32 * 1024
 EARLY_BYTES = 64 * 1024
 
 REASONS = {
+    200: b"OK",
     400: b"Bad Request",
     403: b"Forbidden",
     404: b"Not Found",
@@ -204,8 +205,10 @@ class ClientHttp(_Http):
             return
         reason = REASONS.get(refusal.status) or _phrase(refusal.status)
         headers, body = _content(refusal, reason, request_id)
+        if refusal.status != 204:
+            # RFC 9110 section 8.6
+            headers.append((b"Content-Length", b"%d" % len(body)))
         headers += [
-            (b"Content-Length", b"%d" % len(body)),
             (b"Proxy-Status", b"tidegate; error=" + refusal.token.encode()),
             *refusal.headers,
         ]

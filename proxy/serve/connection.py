@@ -4,7 +4,10 @@ This is the only file that knows the whole story; each step of it lives elsewher
 
     TLS                     serve.arrival             under one deadline
     request head            io.http1                  with this
-    route                   serve.routes              else 404 here, never at a node
+    route                   serve.routes              else 404, 405 here, never at a node
+    may it ask              serve.admission           403, 429 here
+    rewrite                 wire.target               what the node is asked for
+    redirect, respond       serve.answer              what a route without an upstream says
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
     a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
     lease, dial, upgrade    serve.reach, .upgrade     the next node on failure; nothing sent so far
@@ -23,6 +26,7 @@ import h11
 import trio
 
 from proxy.config.model import Listener
+from proxy.config.route import Route
 from proxy.errors import (
     ClientGone,
     Draining,
@@ -38,10 +42,12 @@ from proxy.observe.record import Record
 from proxy.wire import handshake
 from proxy.wire.headers import ClientFacts, get
 
+from .answer import add_page, onward, own_answer
 from .arrival import shake_hands
 from .forward import Forward
 from .hooked import HookedSession, tell_closed
 from .reach import key_of
+from .routes import Asked
 from .service import Service
 from .upgrade import Established, Upgrading
 
@@ -163,6 +169,8 @@ class Exchange:
         self._http = http
         self._record = record
         self._first = first
+        #: Where it belongs, once that is known.
+        self._route: Route | None = None
 
     async def run(self, deadline: float) -> Established | None:
         """Serve the request; return what is established if it makes a WebSocket.
@@ -222,7 +230,10 @@ class Exchange:
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._note(refusal)
-        with trio.move_on_after(self._timeouts.linger):
+        add_page(refusal, self._route, self._service.config)
+        # A page is more than what any client takes at once.
+        limit = self._timeouts.body if refusal.body else self._timeouts.linger
+        with trio.move_on_after(limit):
             await self._http.refuse(refusal, self._record.id)
 
     def _note(self, refusal: Refusal) -> None:
@@ -249,19 +260,32 @@ class Exchange:
             raise Draining
         if self._connection.surplus:
             raise Full
-        record = self._record
-        websocket = handshake.wants_websocket(request.headers.raw_items())
-        route = self._service.routes.match(
-            self._connection.listener, record.host, record.target, websocket=websocket
-        )
-        record.route, record.upstream = route.name, route.upstream
-        facts, upstream = self._facts(), self._service.upstreams[route.upstream]
-        if websocket:
+        record, asked = self._record, self._asked(request)
+        route = self._route = self._service.routes.match(asked)
+        record.route, record.upstream = route.name, route.upstream or ""
+        facts = self._facts()
+        self._service.admit_request(route, facts.address)
+        request = onward(request, route)
+        if route.upstream is None:
+            raise own_answer(route, request, facts)
+        upstream = self._service.upstreams[route.upstream]
+        if asked.websocket:
             way = route, upstream
             return await Upgrading(self._service, self._http, request, record, *way, facts).run()
         forward = Forward(self._service, self._http, request, record)
-        await forward.run(upstream, facts, key_of(upstream, request, facts))
+        await forward.run(upstream, facts, key_of(upstream, request, record.target, facts))
         return None
+
+    def _asked(self, request: h11.Request) -> Asked:
+        headers, record = request.headers.raw_items(), self._record
+        return Asked(
+            listener=self._connection.listener.name,
+            host=record.host,
+            target=record.target,
+            websocket=handshake.wants_websocket(headers),
+            method=record.method,
+            headers=headers,
+        )
 
     def _facts(self) -> ClientFacts:
         connection = self._connection

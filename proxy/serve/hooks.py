@@ -254,7 +254,7 @@ def _fault(hooks: Hooks, name: str, routes: Sequence[Route]) -> str:
     if not named:
         known = ", ".join(sorted({repr(route.name) for route in routes}))
         return f"no route is called that; there are: {known}"
-    websocket = [route for route in named if route.websocket]
+    websocket = [route for route in named if route.has_sessions]
     if not websocket:
         return "is a route of plain requests; hooks are for WebSocket routes"
     if hooks.on_message is not None and any(route.frames == "tunnel" for route in websocket):

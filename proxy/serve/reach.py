@@ -31,12 +31,15 @@ from .service import Service
 T = TypeVar("T")
 
 
-def key_of(upstream: Upstream, request: h11.Request, facts: ClientFacts) -> bytes:
-    """Return what the policy `hash` goes by; for the others it is no matter."""
+def key_of(upstream: Upstream, request: h11.Request, target: str, facts: ClientFacts) -> bytes:
+    """Return what the policy `hash` goes by; for the others it is no matter.
+
+    `target` is as the client sent it: what the route makes of it may have lost the query.
+    """
     if upstream.config.balance != "hash":
         return b""
     headers = request.headers.raw_items()
-    return hash_key(upstream.config.hash_on, facts.address, request.target, headers)
+    return hash_key(upstream.config.hash_on, facts.address, target.encode(), headers)
 
 
 @attrs.define(eq=False)
