@@ -7,7 +7,7 @@ their own, made when it is first needed, and in that each exact path has its lis
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 import attrs
@@ -95,6 +95,18 @@ class Routes:
         """Return the routes as they are tried, each with the first of its conditions that fails."""
         path, name = asked.target.partition("?")[0], host_name(asked.host)
         return [(entry.route, entry.failed_of_all(asked, path, name)) for entry in self._entries]
+
+    def shadowed(self, listeners: Collection[str]) -> list[tuple[Route, Route]]:
+        """Return routes that no request gets to, each with one before it that takes all of its.
+
+        `listeners` are the names of all there are, "" for one that has none.
+        """
+        found = []
+        for index, entry in enumerate(self._entries):
+            before = (e for e in self._entries[:index] if e.covers(entry, listeners))
+            if (first := next(before, None)) is not None:
+                found.append((entry.route, first.route))
+        return found
 
     def _refusal(self, asked: Asked) -> NoRoute | MethodNotAllowed | UpgradeRequired:
         failed = self.failed(asked)
@@ -195,6 +207,37 @@ class _Entry:
         if not self.takes_path(path):
             return "prefix" if route.path is None else "path"
         return self.failed(asked)
+
+    def covers(self, other: _Entry, listeners: Collection[str]) -> bool:
+        """Whether it takes all requests that another one takes."""
+        ours, theirs = self.route, other.route
+        if ours.listener not in (None, theirs.listener) and (
+            theirs.listener is not None or {*listeners} != {ours.listener}
+        ):
+            return False
+        if ours.host is not None and not stands_for(ours.host, theirs.host or ""):
+            return False
+        if ours.path is not None and theirs.path is None:
+            return False
+        if not self.takes_path(theirs.path or theirs.prefix or ""):
+            return False
+        return self._asks_no_more(other)
+
+    def _asks_no_more(self, other: _Entry) -> bool:
+        """Whether its other conditions hold wherever those of another route do."""
+        if (other.plain and not self.plain) or (other.websocket and not self.websocket):
+            return False
+        if self.whole_target and other.websocket and not other.whole_target:
+            return False
+        if self.methods is not None and not (
+            other.methods is not None and other.methods <= self.methods
+        ):
+            return False
+        names = {name for name, _ in other.headers}
+        return all(
+            (name in names) if value is None else ((name, value) in other.headers)
+            for name, value in self.headers
+        )
 
 
 class _Table:

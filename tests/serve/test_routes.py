@@ -268,6 +268,44 @@ def test_what_clients_ask_for_is_not_kept() -> None:
     assert len(HOSTS._tables) <= 5
 
 
+@pytest.mark.parametrize(
+    ("routes", "hidden"),
+    [
+        ([{"prefix": "/"}, {"prefix": "/a"}], []),
+        ([{"prefix": "/a", "methods": ("GET",)}, {"prefix": "/a", "methods": ("PUT", "GET")}], []),
+        ([{"prefix": "/a", "methods": ("PUT", "GET")}, {"prefix": "/a", "methods": ("GET",)}], [1]),
+        ([{"prefix": "/a", "headers": {"A": "*"}}, {"prefix": "/a", "headers": {"A": "1"}}], [1]),
+        ([{"prefix": "/a", "headers": {"A": "1"}}, {"prefix": "/a", "headers": {"A": "*"}}], []),
+        ([{"prefix": "/a"}, {"prefix": "/", "listener": "only"}], [0]),
+        ([{"prefix": "/a", "host": "x.org"}, {"prefix": "/", "listener": "only"}], [0]),
+        ([{"prefix": "/a"}, {"prefix": "/", "listener": "only", "host": "x.org"}], []),
+        ([{"prefix": "/a"}, {"prefix": "/a/", "listener": "only"}], []),
+        ([{"path": "/a", "websocket": True}, {"prefix": "/", "listener": "only"}], []),
+        (
+            [
+                {"path": "/a", "websocket": True},
+                {"prefix": "/", "websocket": True, "listener": "only"},
+            ],
+            [0],
+        ),
+        (
+            [
+                {"path": "/a", "websocket": True, "drop_query": True},
+                {"path": "/a", "websocket": True, "listener": "only"},
+            ],
+            [],
+        ),
+    ],
+)
+def test_routes_that_nobody_gets_to(routes: list[dict[str, Any]], hidden: list[int]) -> None:
+    made = [Route(upstream=f"{index}", **keys) for index, keys in enumerate(routes)]
+    found = Routes(made).shadowed(["only"])
+
+    assert [(made.index(one), made.index(by)) for one, by in found] == [(n, 1 - n) for n in hidden]
+    if any("listener" in keys for keys in routes):
+        assert Routes(made).shadowed(["only", "other"]) == []
+
+
 # -- beside a slow oracle ------------------------------------------------------------------------
 
 PATHS = ["/", "/a", "/a/", "/a/b", "/ab", "/a/b/c"]
@@ -380,5 +418,6 @@ def test_it_is_what_trying_all_of_them_comes_to(routes: list[Route], requests: l
             found = table.match(asked)
 
         assert found is best
+        assert found not in [route for route, _ in table.shadowed(["l", "m", ""])]
         # And what is explained is what happens.
         assert next((route for route, why in table.failed(asked) if why is None), None) is best
