@@ -78,7 +78,7 @@ class Refusal(TidegateError):
     """A request that is answered by the proxy itself.
 
     `detail` is one sentence for the operator and, in the body, for the client; it never holds
-    anything secret.
+    anything secret.  `body` is the answer's; None: one that tells the detail.
     """
 
     status: int = 500
@@ -87,12 +87,19 @@ class Refusal(TidegateError):
     #: Whether this connection can carry another request after the answer.
     closes: ClassVar[bool] = False
     summary: ClassVar[str] = "The proxy could not serve this request."
-    #: The answer's body; None: one that tells the detail.
-    body: bytes | None = None
 
-    def __init__(self, detail: str = "", *, headers: Headers = ()) -> None:
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        status: int = 0,
+        headers: Headers = (),
+        body: bytes | None = None,
+    ) -> None:
         super().__init__(detail or self.summary)
+        self.status = status or self.status
         self.headers = tuple(headers)
+        self.body = body
 
     @property
     def detail(self) -> str:
@@ -166,26 +173,6 @@ class AddressDenied(Refusal):
     summary = "This address is not allowed here."
 
 
-class RouteAnswer(Refusal):
-    """The route has no upstream: a redirect, or a fixed response; `body` None: a line of text."""
-
-    status = 200
-    token = "proxy_internal_response"
-    summary = "That is what this route answers."
-
-    def __init__(
-        self, status: int = 200, *, headers: Headers = (), body: bytes | None = None
-    ) -> None:
-        super().__init__(headers=headers)
-        self.status = status
-        self.body = body
-
-    @property
-    def detail(self) -> str:
-        # Of an answer that speaks for itself there is nothing to be told.
-        return str(self) if self.body is None else ""
-
-
 class Denied(Refusal):
     """A hook of the embedding program refuses the handshake, with an answer of its own."""
 
@@ -193,10 +180,13 @@ class Denied(Refusal):
     token = "http_request_denied"
     summary = "A hook has refused the handshake."
 
-    def __init__(self, status: int = 403, *, headers: Headers = (), body: bytes = b"") -> None:
-        super().__init__(headers=headers)
-        self.status = status
-        self.body = body
+
+class RouteAnswer(Refusal):
+    """The route has no upstream, but a redirect or a fixed response."""
+
+    status = 200
+    token = "proxy_internal_response"
+    summary = "That is what this route answers."
 
 
 class NoRoute(Refusal):
@@ -269,9 +259,8 @@ class NoNode(Refusal):
     summary = "No node is available."
 
     def __init__(self, upstream: str, *, status: int = 500, retry_after: int = 1) -> None:
-        super().__init__(headers=[(b"Retry-After", b"%d" % retry_after)])
+        super().__init__(status=status, headers=[(b"Retry-After", b"%d" % retry_after)])
         self.upstream = upstream
-        self.status = status
 
 
 class InternalError(Refusal):

@@ -34,7 +34,7 @@ def own_answer(route: Route, request: h11.Request, facts: ClientFacts) -> RouteA
     if (redirect := route.redirect) is not None:
         host = get(request.headers.raw_items(), b"host") or b""
         where = location(redirect, facts.scheme, host, request.target)
-        return RouteAnswer(redirect.status, headers=[(b"Location", where)], body=b"")
+        return RouteAnswer(status=redirect.status, headers=[(b"Location", where)], body=b"")
     assert route.respond is not None
     return _fixed(route.respond)
 
@@ -48,7 +48,7 @@ def _fixed(respond: Respond) -> RouteAnswer:
         headers.append((b"Content-Type", respond.media_type.encode()))
     elif respond.status < 400:
         body = b""
-    return RouteAnswer(respond.status, headers=headers, body=body)
+    return RouteAnswer(status=respond.status, headers=headers, body=body)
 
 
 def add_page(refusal: Refusal, route: Route | None, config: Config) -> None:

@@ -278,8 +278,8 @@ def _answer(found: Explanation) -> list[str]:
         phrase = HTTPStatus(found.status).phrase
     except ValueError:
         phrase = ""
-    reason = f": {found.reason}" if found.reason else ""
-    return [f"{found.status} {phrase}".rstrip() + f"{reason} ({found.token})", *found.answer]
+    said = f"{found.status} {phrase}".rstrip()
+    return [f"{said}: {found.reason} ({found.token})", *found.answer]
 
 
 def _node(node: Candidate) -> str:

@@ -106,7 +106,7 @@ async def test_fixed_response() -> None:
     }
     (record,) = world.records
     assert (record.route, record.upstream, record.status) == ("/healthz", "", 200)
-    assert (record.ended_by, record.detail) == ("proxy", "")
+    assert (record.ended_by, record.detail) == ("proxy", "That is what this route answers.")
     assert world.dialled == []
 
 
@@ -333,7 +333,7 @@ def test_pages_leave_alone_what_has_a_body() -> None:
     config = parse_config(CONFIG)
     page = Page(Path("x.html"), b"page")
     route = Route(path="/", upstream="nodes", error_pages={"4xx": page, "5xx": page})
-    denied, fine, none, nobody = Denied(403, body=b""), RouteAnswer(200), NoRoute(), NoNode("u")
+    denied, fine, none, nobody = Denied(body=b""), RouteAnswer(), NoRoute(), NoNode("u")
     for refusal in (denied, fine, none, nobody):
         add_page(refusal, route, config)
 

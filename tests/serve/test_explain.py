@@ -281,7 +281,7 @@ def test_text() -> None:
         "          10.0.0.3:1 (weight 1, backup)",
     ]
     assert text(of("http://a.example.org:8080/", headers=["X-Version: 2"])).splitlines()[-3:] == [
-        "answer    410 Gone (proxy_internal_response)",
+        "answer    410 Gone: That is what this route answers. (proxy_internal_response)",
         "          X-A: b",
         "          Content-Type: text/plain; charset=utf-8",
     ]
