@@ -22,7 +22,7 @@ from proxy.errors import (
     UpgradeRequired,
     WrongVersion,
 )
-from proxy.io.http1 import REASONS
+from proxy.wire.refusal import REASONS
 
 #: RFC 9209 section 2.3, whole.
 REGISTRY = {

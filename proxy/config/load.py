@@ -23,7 +23,7 @@ from cattrs import (
     IterableValidationError,
     IterableValidationNote,
 )
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_mapping_structure_fn, override
 
 from proxy.errors import ConfigError
 
@@ -144,8 +144,9 @@ def _array(kind: Any, converter: Converter) -> _Hook:
 
 
 def _named_tables(kind: Any, converter: Converter) -> _Hook:
-    """A table of tables, each under a name; cattrs' own hook would coerce an array to one."""
-    inner = converter.gen_structure_mapping(kind)
+    """A table of values, each under a name; cattrs' own hook would coerce an array to one."""
+    # Its `gen_structure_mapping` would have that hook take the place of this one from then on.
+    inner = make_mapping_structure_fn(kind, converter)
 
     def structure(value: Any, _: Any) -> Any:
         return inner(_strictly(value, dict), kind)

@@ -237,6 +237,23 @@ class Drain:
 
 
 @attrs.frozen(kw_only=True)
+class Retry:
+    """When a plain request may be put to another node: nothing of an answer has come yet.
+
+    It has to be one that does no harm twice (GET, HEAD, OPTIONS, PUT, DELETE, its body at hand), or
+    nothing of it was sent.  WebSocket handshakes are put to every node there is: each failure costs
+    their client one of few tries.
+    """
+
+    # Nodes asked for one request.  HAProxy 1 + 3 retries, Envoy 1 + 1, nginx all
+    attempts: int = count(3, high=100)
+    # Of all requests, how many may be sent a second time, and how many a second may be anyhow:
+    # nodes that fail since there is too much to do should not get more.  Envoy 0.2, and 3 at a time
+    share: float = attrs.field(default=0.2, validator=within(0, 1))
+    rate: float = attrs.field(default=10.0, validator=within(0, 1_000_000))
+
+
+@attrs.frozen(kw_only=True)
 class Rebalance:
     """Move sessions from the fullest nodes to those that least connections would leave empty."""
 
@@ -272,6 +289,12 @@ class Upstream:
     # What a request is told apart by under "hash"
     hash_on: str = attrs.field(default="client", validator=_hash_source)
     tls: NodeTls | None = None
+    # Connections to each node that are kept between two requests; 0: none, each has its own.
+    # nginx 32 in all, Envoy and HAProxy any number
+    keepalive: int = count(64, low=0, high=10_000)
+    # How long one may lie idle to be used again: deepstream's nodes close theirs after 5.  nginx 60
+    keepalive_idle: float = seconds(4.0)
+    retry: Retry = attrs.field(factory=Retry)
     probe: Probe = attrs.field(factory=Probe)
     rest: Rest = attrs.field(factory=Rest)
     hold: Hold = attrs.field(factory=Hold)

@@ -34,7 +34,7 @@ from proxy.wire.handshake import check_upgrade, client_response
 from proxy.wire.rules import Opcode
 
 from .dial import NodeSecurity, dial
-from .http1 import NodeHttp
+from .node_http import NodeHttp
 from .transport import SocketTransport, hang_up
 
 #: How much is read for what is expected: of a body, or of all that comes after a 101.
@@ -135,8 +135,7 @@ def _host(config: Probe, address: Address) -> str:
 
 
 async def _ask(node: NodeHttp, request: h11.Request) -> h11.Response | h11.InformationalResponse:
-    await node.send(request)
-    await node.send(h11.EndOfMessage())
+    await node.ask(request.method, request.target, request.headers.raw_items())
     return await node.read_response()
 
 

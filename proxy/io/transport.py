@@ -101,6 +101,16 @@ class SocketTransport(trio.abc.HalfCloseableStream):
             self.backlog = memoryview(self.backlog)[sent:] if sent < len(self.backlog) else b""
         return not self.backlog
 
+    def is_quiet(self) -> bool:
+        """Whether nothing has come, not even the end; what has come is lost."""
+        try:
+            self.recv_into(_RECEIVED)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         if max_bytes is not None and max_bytes < 1:

@@ -11,6 +11,7 @@ from proxy.config.upstream import Node as NodeConfig
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import ClosedEarly, DialError, NodeError, NoNode
 
+from .budget import RetryBudget
 from .hold import HoldQueue
 from .node import Admin, Node
 from .pace import Pace
@@ -44,6 +45,8 @@ class Upstream:
         self._answers: dict[Address, dict[Address, None] | None] = {}
         self._random = random
         self._last_resorts = Pace(LAST_RESORTS)
+        #: For plain requests.
+        self.retries = RetryBudget()
         self._policy = POLICIES[config.balance]
 
     def _join(self, config: NodeConfig, address: Address, joined: float | None) -> Node:

@@ -3,7 +3,7 @@
 This is the only file that knows the whole story; each step of it lives elsewhere:
 
     TLS                     serve.arrival             under one deadline
-    request head            io.http1                  with this
+    request head            io.client_http            with this
     route                   serve.routes              else 404, 405 here, never at a node
     may it ask              serve.admission           403, 429 here
     rewrite                 wire.target               what the node is asked for
@@ -35,7 +35,7 @@ from proxy.errors import (
     Refusal,
     RequestTimeout,
 )
-from proxy.io.http1 import ClientHttp
+from proxy.io.client_http import ClientHttp
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.log import LOG
 from proxy.observe.record import Record

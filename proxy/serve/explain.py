@@ -7,7 +7,6 @@ What depends on the moment is left out: which nodes are up, who has used up a ra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from random import Random
 from typing import Final, Literal
 
@@ -21,6 +20,7 @@ from proxy.pool.policy import rendezvous
 from proxy.pool.upstream import Upstream, needs_resolving
 from proxy.wire.handshake import check_upgrade, node_request, wants_websocket
 from proxy.wire.headers import ClientFacts, check_request, get, request_headers
+from proxy.wire.refusal import reason_phrase
 
 from .admission import check_address
 from .answer import add_page, onward, own_answer
@@ -274,11 +274,7 @@ def text(found: Explanation) -> str:
 
 
 def _answer(found: Explanation) -> list[str]:
-    try:
-        phrase = HTTPStatus(found.status).phrase
-    except ValueError:
-        phrase = ""
-    said = f"{found.status} {phrase}".rstrip()
+    said = f"{found.status} {reason_phrase(found.status).decode()}".rstrip()
     return [f"{said}: {found.reason} ({found.token})", *found.answer]
 
 

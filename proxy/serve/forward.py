@@ -1,16 +1,24 @@
 """An ordinary HTTP request, to a node and back.
 
-One request per node connection.  Bodies are streamed both ways, a piece at a time and at the pace
-of the slower side; a node may answer before it has read the whole body.
+Connections to nodes are kept and used again.  Bodies are streamed both ways, a piece at a time and
+at the pace of the slower side; a node may answer before it has read the whole body.
+
+Most requests are small and are answered soon: their body, if they have one, is here with the head,
+goes to the node with the head, and comes back in one piece.  Nobody looks whether the client is
+still there then.  A request that takes longer is watched: when its client hangs up, it ends.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Final, TypeVar
 
 import h11
 import trio
+from outcome import Outcome, acapture
 
 from proxy.config.model import Config
 from proxy.errors import (
@@ -24,15 +32,33 @@ from proxy.errors import (
     RequestTimeout,
     ResponseTimeout,
 )
-from proxy.io.http1 import ClientHttp, NodeHttp
+from proxy.io.client_http import ClientHttp
+from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
-from proxy.wire.headers import ClientFacts, Headers, end_to_end, get, request_headers
+from proxy.wire.body import ChunkedBody, SizedBody, chunk, last_chunk
+from proxy.wire.headers import (
+    ClientFacts,
+    Fields,
+    Headers,
+    end_to_end,
+    get,
+    request_headers,
+    tokens,
+    trailers_to_send,
+)
 
-from .reach import Attempt, Reach
+from .reach import Attempt, Reach, gone_before
 from .service import Service
 
-_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+T = TypeVar("T")
+
+#: RFC 9110 section 9.2.2.
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+#: A body up to this, in bytes, is sent with its head if it came with that.
+_SMALL: Final = 16 * 1024
+#: Until a client is watched that waits: a look costs as much as a small request.  In seconds.
+_PATIENCE: Final = 0.1
 
 
 class Forward:
@@ -46,12 +72,13 @@ class Forward:
         self._client = client
         self._request = request
         self._record = record
-        self._chunked = get(request.headers, b"transfer-encoding") is not None
-        self._length = int(get(request.headers, b"content-length") or 0)
-        self._has_body = self._chunked or self._length > 0
-        self._repeatable = request.method in _SAFE and not self._has_body
+        self._chunked = isinstance(client.body, ChunkedBody)
+        #: The whole body if it is here already; None: it is still to come.
+        self._body = client.whole_body(_SMALL)
+        self._harmless = request.method in _IDEMPOTENT and self._body is not None
         self._response: h11.Response | None = None
-        # Its deadline is set once the node has the whole request.
+        # By when there has to be an answer: known once the node has the whole request.
+        self._answer_by = math.inf
         self._answering = trio.CancelScope()
 
     async def run(self, upstream: Upstream, facts: ClientFacts, key: bytes = b"") -> None:
@@ -61,63 +88,87 @@ class Forward:
             Refusal: what to tell the client, if nothing was sent to it yet.
             ClientGone: there is nobody to tell.
         """
-        if self._length > self._config.limits.body_bytes:
+        body = self._client.body
+        if isinstance(body, SizedBody) and body.size > self._config.limits.body_bytes:
             raise BodyTooLarge
-
-        async def ask(attempt: Attempt) -> NodeHttp:
-            return await self._ask(attempt, facts)
-
+        retry = upstream.config.retry
+        upstream.retries.earn(trio.current_time(), retry.share, retry.rate)
         reach = Reach(
             self._service,
             upstream,
             self._record,
             key=key,
             # What comes behind the head may be a body, which stays unread while the request waits.
-            hung_up=partial(self._client.wait_hang_up, unread_body=self._has_body),
-            repeatable=lambda error: (
-                error.retry and (self._repeatable or isinstance(error, DialError))
-            ),
+            hung_up=partial(self._client.wait_hang_up, unread_body=self._body is None),
+            repeatable=partial(self._is_repeatable, upstream),
         )
-        attempt, node = await reach.ask(ask)
+        attempt, node = await reach.ask(partial(self._ask, facts=facts))
+        keep = False
         try:
             await self._exchange(node)
             if self._record.status < 500:
                 attempt.node.answered(trio.current_time(), session=False)
+            keep = node.reusable and self._answer_by < math.inf
         except NodeError as error:
             upstream.note(attempt.node, error, trio.current_time())
             raise
         finally:
-            await attempt.release()
+            await attempt.release(keep=keep)
+
+    def _is_repeatable(self, upstream: Upstream, error: NodeError) -> bool:
+        if not error.retry or self._record.attempts >= upstream.config.retry.attempts:
+            return False
+        return isinstance(error, DialError) or (self._harmless and upstream.retries.spend())
 
     async def _ask(self, attempt: Attempt, facts: ClientFacts) -> NodeHttp:
-        """Connect to a node; if the request may be repeated, send it and wait for the answer."""
+        """Put the request to a node; if all of it is here, wait for the answer's head."""
+        headers = self._node_headers(facts, attempt)
+        # What cannot be put to a node twice, and is long, is better off with a new connection.
+        if self._body is not None and (node := attempt.kept()) is not None:
+            try:
+                await self._send_request(node, headers)
+            except ClosedEarly:
+                # Nobody has seen the request, or it does no harm twice: the node has hung up on an
+                # idle connection, which says nothing about the node.
+                await attempt.hang_up()
+                if node.sent and not self._harmless:
+                    raise
+            else:
+                return node
         node = await attempt.dial()
-        self._answering = trio.CancelScope()
-        await self._send_piece(node, self._node_request(facts, attempt.node.name))
-        if self._repeatable:
-            await self._send_piece(node, h11.EndOfMessage())
-            self._start_waiting()
-            await self._read_head(node)
+        await self._send_request(node, headers)
         return node
 
-    def _node_request(self, facts: ClientFacts, node: str) -> h11.Request:
-        headers: Headers = [
-            pair
-            for pair in request_headers(self._request.headers.raw_items(), facts)
-            # 100-continue was between the client and the proxy.
-            if pair[0].lower() != b"expect"
-        ]
+    async def _send_request(self, node: NodeHttp, headers: Headers) -> None:
+        request, body = self._request, self._body
+        self._answer_by = math.inf
+        with self._time_to_read(node):
+            await node.ask(request.method, request.target, headers, body or b"")
+        if body is not None:
+            self._record.bytes_from_client = len(body)
+            self._start_waiting()
+            await self._while_there(partial(self._read_head, node))
+
+    def _node_headers(self, facts: ClientFacts, attempt: Attempt) -> Headers:
+        given = self._request.headers.raw_items()
+        headers = request_headers(given, facts)
+        if self._body is not None or not self._client.is_modern:
+            # There is nothing to go on with: all of it is here, or it knows nothing of that.
+            headers = [pair for pair in headers if pair[0].lower() != b"expect"]
         if get(headers, b"host") is None:
-            headers.insert(0, (b"Host", node.encode()))
+            headers.insert(0, (b"Host", attempt.node.name.encode()))
         if self._chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
-        headers.append((b"Connection", b"close"))
-        return h11.Request(
-            method=self._request.method, target=self._request.target, headers=headers
-        )
+        options = [] if attempt.upstream.config.keepalive else [b"close"]
+        if b"trailers" in tokens(given, b"te"):
+            headers.append((b"TE", b"trailers"))
+            options.append(b"TE")
+        if options:
+            headers.append((b"Connection", b", ".join(options)))
+        return headers
 
     async def _exchange(self, node: NodeHttp) -> None:
-        """Send the body, if there is one, while the answer may come already."""
+        """Send the body, if it is not sent yet, while the answer may come already."""
         if self._response is not None:
             await self._download(node)
             return
@@ -126,10 +177,13 @@ class Forward:
         async def upload() -> None:
             nonlocal fault
             try:
-                await self._upload(node)
-            except ClosedEarly:
-                # It has hung up; what it answered before, if anything, decides.
-                self._start_waiting()
+                try:
+                    await self._upload(node)
+                except ClosedEarly:
+                    # It has hung up; what it answered before, if anything, decides.
+                    self._start_waiting()
+                await self._client.wait_hang_up(unread_body=not self._client.body.done)
+                raise ClientGone("It hung up before it was answered.")
             except (Refusal, ClientGone) as exc:
                 fault = exc
                 nursery.cancel_scope.cancel()
@@ -138,7 +192,7 @@ class Forward:
             nursery.start_soon(upload)
             try:
                 await self._read_head(node)
-                await self._download(node)
+                await self._download(node, watched=True)
             except (Refusal, ClientGone) as exc:
                 fault = exc
             # The answer is complete: nobody wants what may be left of the body.
@@ -157,15 +211,12 @@ class Forward:
             if sent > self._config.limits.body_bytes:
                 raise BodyTooLarge
             self._record.bytes_from_client = sent
-            await self._send_piece(node, h11.Data(data=piece))
-        await self._send_piece(node, h11.EndOfMessage())
+            with self._time_to_read(node):
+                await node.send(chunk(piece) if self._chunked else piece)
+        if self._chunked:
+            with self._time_to_read(node):
+                await node.send(last_chunk(trailers_to_send(self._client.body.trailers)))
         self._start_waiting()
-
-    async def _send_piece(self, node: NodeHttp, event: h11.Event) -> None:
-        with trio.move_on_after(self._config.timeouts.body) as scope:
-            await node.send(event)
-        if scope.cancelled_caught:
-            raise ResponseTimeout(node.node, "The node has stopped reading.")
 
     async def _read_piece(self) -> bytes | None:
         with trio.move_on_after(self._config.timeouts.body):
@@ -173,56 +224,122 @@ class Forward:
         raise RequestTimeout("The request body did not come in time.")
 
     def _start_waiting(self) -> None:
-        if self._answering.deadline == math.inf:
-            self._answering.deadline = trio.current_time() + self._config.timeouts.response
+        if self._answer_by == math.inf:
+            self._answer_by = trio.current_time() + self._config.timeouts.response
+            self._answering.deadline = self._answer_by
 
     async def _read_head(self, node: NodeHttp) -> None:
-        with self._answering:
-            response = await node.read_response()
+        with trio.CancelScope(deadline=self._answer_by) as self._answering:
+            response = await node.read_response(self._inform)
             if not isinstance(response, h11.Response):
                 raise BadResponse(node.node, "The node switched protocols without being asked.")
             self._response = response
         if self._response is None:
             raise ResponseTimeout(node.node)
 
-    async def _download(self, node: NodeHttp) -> None:
+    @contextmanager
+    def _time_to_read(self, node: NodeHttp) -> Iterator[None]:
+        """Within it the node has to take what it is sent."""
+        with trio.move_on_after(self._config.timeouts.body) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise ResponseTimeout(node.node, "The node has stopped reading.")
+
+    async def _inform(self, response: h11.InformationalResponse) -> None:
+        """Pass on what comes before the answer; one that waits with its body waits for that."""
+        if self._client.is_modern and not (response.status_code == 100 and self._body is not None):
+            headers = end_to_end(response.headers.raw_items())
+            with trio.move_on_after(self._config.timeouts.body) as scope:
+                await self._client.inform(response.status_code, response.reason, headers)
+            if scope.cancelled_caught:
+                raise ClientGone("The client has stopped reading.")
+
+    async def _download(self, node: NodeHttp, *, watched: bool = False) -> None:
         assert self._response is not None
         await relay_response(
-            node, self._response, self._client, self._record, limit=self._config.timeouts.body
+            node,
+            self._response,
+            self._client,
+            self._record,
+            limit=self._config.timeouts.body,
+            close=self._service.draining,
+            wait=_simply if watched else self._while_there,
         )
+
+    async def _while_there(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Wait for something, as long as the client does.
+
+        What is cut short has to be such that it can be begun again.
+
+        Raises:
+            ClientGone: it has hung up.
+        """
+        with trio.move_on_after(_PATIENCE):
+            return await do()
+        result: Outcome[T] | None = None
+
+        async def go_on() -> None:
+            nonlocal result
+            result = await acapture(do)
+
+        hung_up = partial(self._client.wait_hang_up, unread_body=not self._client.body.done)
+        if await gone_before(hung_up, go_on):
+            raise ClientGone("It hung up before it was answered.")
+        assert result is not None
+        try:
+            return result.unwrap()
+        finally:
+            # Its traceback has this frame: together they would be a cycle.
+            result = None
+
+
+async def _simply(do: Callable[[], Awaitable[T]]) -> T:
+    return await do()
 
 
 async def relay_response(
-    node: NodeHttp, response: h11.Response, client: ClientHttp, record: Record, *, limit: float
+    node: NodeHttp,
+    response: h11.Response,
+    client: ClientHttp,
+    record: Record,
+    *,
+    limit: float,
+    close: bool = False,
+    wait: Callable[[Callable[[], Awaitable[bytes | None]]], Awaitable[bytes | None]] = _simply,
 ) -> None:
     """Send a node's answer to the client, piece by piece, each within `limit` seconds.
+
+    `close` ends the client's connection behind it; `wait` does what takes time.
 
     Raises:
         BadResponse, ResponseTimeout: the node did not send all of it.
         ClientGone: or it has stopped reading.
     """
     record.status = response.status_code
-    head = h11.Response(
-        status_code=response.status_code,
-        headers=end_to_end(response.headers.raw_items()),
-        reason=response.reason,
-    )
-    await _send(client, head, limit)
+    headers = end_to_end(response.headers.raw_items())
+    length = node.body.size if isinstance(node.body, SizedBody) else None
+    client.begin(response.status_code, response.reason, headers, length, close=close)
+    # The head goes out with the first piece if that is here already.
+    if not (node.body.done or node.early_data()):
+        await _write(client, b"", limit)
     while True:
-        piece = None
+        piece: bytes | None = None
         with trio.move_on_after(limit) as scope:
-            piece = await node.read_body()
+            piece = await wait(node.read_body)
         if scope.cancelled_caught:
             raise ResponseTimeout(node.node, "The node's answer stopped half-way.")
-        if piece is None:
+        record.bytes_from_node += len(piece or b"")
+        if node.body.done:
             break
-        record.bytes_from_node += len(piece)
-        await _send(client, h11.Data(data=piece), limit)
-    await _send(client, h11.EndOfMessage(), limit)
+        await _write(client, piece or b"", limit)
+    trailers = trailers_to_send(node.body.trailers) if client.takes_trailers else ()
+    await _write(client, piece or b"", limit, last=True, trailers=trailers)
 
 
-async def _send(client: ClientHttp, event: h11.Event, limit: float) -> None:
+async def _write(
+    client: ClientHttp, piece: bytes, limit: float, *, last: bool = False, trailers: Fields = ()
+) -> None:
     with trio.move_on_after(limit) as scope:
-        await client.send(event)
+        await client.write(piece, last=last, trailers=trailers)
     if scope.cancelled_caught:
         raise ClientGone("The client has stopped reading.")

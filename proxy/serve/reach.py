@@ -18,7 +18,7 @@ import h11
 import trio
 
 from proxy.errors import ClientGone, Draining, HoldFull, NodeError, Refusal
-from proxy.io.http1 import NodeHttp
+from proxy.io.node_http import NodeHttp
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
 from proxy.pool.node import Lease, Node
@@ -57,6 +57,11 @@ class Attempt:
     others: bool
     stream: trio.abc.Stream | None = None
 
+    def kept(self) -> NodeHttp | None:
+        """Return a connection to the node that has carried a request before, if there is one."""
+        self.stream = self.service.kept.take(self.node)
+        return None if self.stream is None else NodeHttp(self.stream, self.node.name, kept=True)
+
     def limit(self, seconds: float) -> float:
         """Return how long a step may take that has `seconds` by itself."""
         return max(0.0, min(seconds, self.deadline - trio.current_time()))
@@ -73,13 +78,22 @@ class Attempt:
         self.record.dial_time = trio.current_time() - started
         return NodeHttp(self.stream, self.node.name)
 
-    async def release(self) -> None:
-        """Hang up on the node and let go of it."""
-        self.lease.release()
+    async def hang_up(self) -> None:
+        """Close the connection to the node."""
         if isinstance(self.stream, SocketTransport):
             self.stream.close()
         elif self.stream is not None:
             await trio.aclose_forcefully(self.stream)
+
+    async def release(self, *, keep: bool = False) -> None:
+        """Let go of the node, and hang up on it, or keep the connection for another request."""
+        self.lease.release()
+        config = self.upstream.config
+        if keep and config.keepalive and isinstance(self.stream, SocketTransport):
+            most, seconds = config.keepalive, config.keepalive_idle
+            self.service.kept.keep(self.node, self.stream, most, seconds)
+        else:
+            await self.hang_up()
 
 
 @attrs.define(eq=False)

@@ -170,6 +170,7 @@ class Server:
             await self._serve(task_status)
         finally:
             self._listeners.close()
+            self.service.kept.close()
             self.stopped.set()
 
     async def _serve(self, task_status: trio.TaskStatus[Server]) -> None:

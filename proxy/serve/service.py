@@ -18,6 +18,7 @@ import trio
 from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.io.dial import NodeSecurity, dial
+from proxy.io.kept import Kept
 from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
@@ -103,6 +104,8 @@ class Service:
         #: By what their routes are for: they outlive its settings.
         self._admissions: defaultdict[Hashable, Admission] = defaultdict(Admission)
         self.timers = Timers()
+        #: Connections to nodes between two requests.
+        self.kept = Kept(self.timers)
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
         #: The requests and sessions that are being served; a drain waits for them.
         self.under_way = Gauge()
@@ -142,6 +145,8 @@ class Service:
         `new` are the upstreams that it adds; one that was removed before is taken up again.
         Returns how many sessions have lost their route, or their node, by it.
         """
+        # They were made by the rules of before.
+        self.kept.close()
         known = self.upstreams | self.removed
         wanted = [node for upstream in known.values() for node in upstream.nodes if node.wanted]
         for name in known.keys() & config.upstreams.keys():

@@ -14,7 +14,8 @@ import trio
 
 from proxy.config.route import Route
 from proxy.errors import Draining, NodeUnwilling, ResponseTimeout
-from proxy.io.http1 import ClientHttp, NodeHttp
+from proxy.io.client_http import ClientHttp
+from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire import handshake
@@ -74,9 +75,6 @@ class Upgrading:
             request.headers.raw_items(),
             self.route.origins,
         )
-        # h11 sees the end of the request before it lets go of HTTP.
-        if await self.http.read_body() is not None:
-            raise AssertionError("a handshake was checked to have no body")
         place = self.service.admit(self.route, self.facts.address)
         established = None
         try:
@@ -109,7 +107,7 @@ class Upgrading:
                 raise Draining
             early = (self.http.early_data(), node.early_data())
             self.record.status = 101
-            await self.http.send(answer)
+            await self.http.inform(101, answer.reason, answer.headers.raw_items())
             reserved = handshake.reserved_bits(answer.headers.raw_items())
             tunnel = service.terms(self.route).make_tunnel(reserved)
             established = Established(
@@ -141,7 +139,8 @@ async def ask_node(
     started = trio.current_time()
     response: Answer | None = None
     with trio.move_on_after(attempt.limit(attempt.service.config.timeouts.upgrade)):
-        await node.send(node_request(upgrade, facts))
+        request = node_request(upgrade, facts)
+        await node.ask(request.method, request.target, request.headers.raw_items())
         response = await node.read_response()
     if response is None:
         raise ResponseTimeout(node.node)

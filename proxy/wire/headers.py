@@ -12,7 +12,7 @@ are ours alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -25,6 +25,8 @@ from proxy.errors import (
 )
 
 Headers = list[tuple[bytes, bytes]]
+#: The same where nobody adds to it.
+Fields = Sequence[tuple[bytes, bytes]]
 #: Headers to be set anew; None: to be left out.
 Changes = tuple[tuple[bytes, bytes | None], ...]
 
@@ -155,6 +157,25 @@ def end_to_end(headers: Headers) -> Headers:
     # Who lists these would have the next one misread where the body ends, or whom it serves.
     dropped -= {b"content-length", b"host"}
     return [(name, value) for name, value in headers if name.lower() not in dropped]
+
+
+#: What has to be known before a body is read, or whom and for what it is for: in a trailer it is
+#: too late, and who merges it all the same is deceived (RFC 9110 section 6.5.1).
+_NOT_IN_TRAILERS = (
+    HOP_BY_HOP
+    | CLIENT_FACTS
+    | frozenset(
+        b"authorization cache-control content-encoding content-length content-range content-type "
+        b"cookie expect host if-match if-modified-since if-none-match if-range "
+        b"if-unmodified-since max-forwards proxy-authenticate proxy-authorization range "
+        b"set-cookie via www-authenticate".split()
+    )
+)
+
+
+def trailers_to_send(trailers: Fields) -> Headers:
+    """Return those trailers that may go on."""
+    return [pair for pair in trailers if pair[0].lower() not in _NOT_IN_TRAILERS]
 
 
 @attrs.frozen

@@ -41,6 +41,7 @@ from proxy.config.upstream import (
     Probe,
     Rebalance,
     Rest,
+    Retry,
     Upstream,
 )
 from proxy.errors import ConfigError
@@ -168,6 +169,9 @@ FULL: dict[str, Any] = {
                 "status": [200, 204],
                 "expect": "ok",
             },
+            "keepalive": 16,
+            "keepalive_idle": 30,
+            "retry": {"attempts": 2, "share": 0.5, "rate": 1},
             "rest": {"first": 0.5, "longest": 8, "failures": 4, "window": 5},
             "hold": {"timeout": 20, "waiting": 500, "rate": 50},
             "panic": "refuse",
@@ -328,6 +332,9 @@ def test_full(folder: Path) -> None:
             status=(200, 204),
             expect="ok",
         ),
+        keepalive=16,
+        keepalive_idle=30.0,
+        retry=Retry(attempts=2, share=0.5, rate=1.0),
         rest=Rest(first=0.5, longest=8.0, failures=4, window=5.0),
         hold=Hold(timeout=20.0, waiting=500, rate=50.0),
         panic="refuse",
@@ -587,8 +594,8 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "frist = 1",
             "upstreams.one.frist",
             "unknown key; allowed here: balance, detect_drain, discovery, drain, hash_on, "
-            "hold, max_session_age, nodes, panic, probe, rebalance, rest, slow_start, tls, "
-            "unavailable_status",
+            "hold, keepalive, keepalive_idle, max_session_age, nodes, panic, probe, rebalance, "
+            "rest, retry, slow_start, tls, unavailable_status",
         ),
         (
             "more",
@@ -697,6 +704,21 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
 )
 def test_one_fault(part: str, text: str, path: str, reason: str) -> None:
     assert problems(minimal(**{part: text})) == [f"{path}: {reason}"]
+
+
+def test_what_was_right_once_does_not_make_wrong_things_right(tmp_path: Path) -> None:
+    """What reads a folder's files is kept, and is as strict for the second as for the first."""
+    right = minimal(
+        route="headers = { A = '1' }", upstream="probe = { kind = 'http', headers = {} }"
+    )
+    wrong = minimal(route="headers = []", upstream="probe = { kind = 'http', headers = [] }")
+    for _ in range(2):
+        parse_config(right, folder=tmp_path)
+
+        assert problems(wrong, tmp_path) == [
+            "routes[0].headers: must be a table, not an array",
+            "upstreams.one.probe.headers: must be a table, not an array",
+        ]
 
 
 def test_references_and_duplicates() -> None:

@@ -1,371 +1,51 @@
-"""HTTP/1.1 over memory streams: heads, bodies, refusals, and bytes that come early."""
+"""What both sides of HTTP/1.1 share: sending at once where nothing has to wait."""
 
 from __future__ import annotations
 
-import h11
 import pytest
 import trio
-import trio.testing
 
-from proxy.errors import (
-    BadRequest,
-    BadResponse,
-    ClientGone,
-    ClosedEarly,
-    Denied,
-    Full,
-    HeadTooLarge,
-    NoRoute,
-    NotImplementedCoding,
-    Refusal,
-    WrongVersion,
-)
-from proxy.io.http1 import REASONS, ClientHttp, NodeHttp
-from proxy.wire.headers import HeadLimits
+from proxy.errors import ClosedEarly
+from proxy.io.node_http import NodeHttp
 
-LIMITS = HeadLimits(head_bytes=1024, target_bytes=256, headers=20)
-GET = b"GET /a?b HTTP/1.1\r\nHost: example.org\r\nX-Case: Kept\r\n\r\n"
+from .rig import LIMIT, socket_pair, tcp_transports
 
+ASKED = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
-def client() -> tuple[trio.testing.MemorySendStream, ClientHttp, trio.abc.Stream]:
-    """Return what to send with, the side under test, and the stream to read answers from."""
-    peer, stream = trio.testing.memory_stream_pair()
-    return peer.send_stream, ClientHttp(stream, LIMITS), peer
 
+async def test_what_a_socket_takes_is_sent_at_once() -> None:
+    near, far = socket_pair()
+    http = NodeHttp(near, "node:1")
+    with trio.CancelScope() as scope:
+        # Whoever has something to send to somebody who takes it needs no turn for that.
+        scope.cancel()
+        await http.ask(b"GET", b"/", [(b"Host", b"a")])
 
-@pytest.mark.parametrize("size", [1, 7, 1000])
-async def test_reads_a_request_however_it_is_cut(size: int) -> None:
-    send, http, _ = client()
-    for start in range(0, len(GET), size):
-        await send.send_all(GET[start : start + size])
-    request = await http.read_request()
+    assert await far.receive_some() == ASKED
+    assert http.sent
+    near.close()
+    far.close()
 
-    assert request is not None
-    assert (request.method, request.target) == (b"GET", b"/a?b")
-    assert request.headers.raw_items() == [(b"Host", b"example.org"), (b"X-Case", b"Kept")]
-    assert await http.read_body() is None
 
+async def test_what_it_does_not_take_is_waited_for() -> None:
+    near, far = tcp_transports()
+    http = NodeHttp(near, "node:1")
+    data, received = bytes(8 * 2**20), 0
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(http.send, data)
+            while received < len(data):
+                received += len(await far.receive_some())
+    near.close()
+    far.close()
 
-@pytest.mark.parametrize(
-    ("data", "error"),
-    [
-        (b"GET / HTTP/1.1\nHost: a\n\n", BadRequest),
-        (b"GET / HTTP/1.1\r\n\r\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", BadRequest),
-        (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", BadRequest),
-        (b"G@T / HTTP/1.1\r\nHost: a\r\n\r\n", BadRequest),
-        (b"GET /\r\n\r\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", BadRequest),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", NotImplementedCoding),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 1024, HeadTooLarge),
-    ],
-)
-async def test_malformed_requests(data: bytes, error: type[Refusal]) -> None:
-    send, http, _ = client()
-    await send.send_all(data)
-    with pytest.raises(error) as caught:
-        await http.read_request()
 
-    assert b"example" not in caught.value.detail.encode()
-
-
-async def test_errors_do_not_quote_the_request() -> None:
-    send, http, _ = client()
-    await send.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nCookie: secret\x01\r\n\r\n")
-    with pytest.raises(BadRequest) as caught:
-        await http.read_request()
-
-    assert "secret" not in caught.value.detail
-
-
-async def test_client_that_hangs_up_before_a_request() -> None:
-    send, http, _ = client()
-    await send.aclose()
-
-    assert not await http.wait_request()
-
-
-async def test_client_that_hangs_up_within_a_head() -> None:
-    send, http, _ = client()
-    await send.send_all(GET[:10])
-    await send.aclose()
-    assert await http.wait_request()
-    with pytest.raises(ClientGone):
-        await http.read_request()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"HEAD / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n",
-        b"HEAD / HTTP/1.1\r\n\r\n",
-        b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
-    ],
-)
-async def test_malformed_head_requests_are_refused(data: bytes) -> None:
-    send, http, peer = client()
-    await send.send_all(data)
-    with pytest.raises(BadRequest) as caught:
-        await http.read_request()
-    await http.refuse(caught.value, "id")
-
-    assert (await peer.receive_some()).startswith(b"HTTP/1.1 400 ")
-
-
-async def test_refusal_behind_a_head_request_has_a_body() -> None:
-    send, http, peer = client()
-    await send.send_all(GET.replace(b"GET", b"HEAD") + b"GET / HTTP/1.1\r\n\r\n")
-    await http.read_request()
-    await http.refuse(NoRoute(), "id")
-    assert http.next_request()
-    await peer.receive_some()
-    with pytest.raises(BadRequest) as caught:
-        await http.read_request()
-    await http.refuse(caught.value, "id")
-    await http.stream.aclose()
-    answer = b""
-    while data := await peer.receive_some():
-        answer += data
-
-    assert answer.endswith(b" (id)\n")
-
-
-async def test_body_pieces_and_the_request_behind_it() -> None:
-    send, http, _ = client()
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    await send.send_all(head + b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n" + GET)
-    assert await http.read_request() is not None
-    body = b""
-    while (piece := await http.read_body()) is not None:
-        body += piece
-    await http.send(h11.Response(status_code=204, headers=[]))
-    await http.send(h11.EndOfMessage())
-
-    assert body == b"abcdefg"
-    assert http.next_request()
-    request = await http.read_request()
-    assert request is not None
-    assert request.target == b"/a?b"
-
-
-async def read_whole_body(http: ClientHttp) -> None:
-    while await http.read_body() is not None:
-        pass
-
-
-@pytest.mark.parametrize("chunk", [b"x\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"3 \nabc\r\n"])
-async def test_bad_chunks(chunk: bytes) -> None:
-    send, http, _ = client()
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    await send.send_all(head + chunk + b"0\r\n\r\n")
-    await send.aclose()
-    assert await http.read_request() is not None
-    with pytest.raises(BadRequest):
-        await read_whole_body(http)
-
-
-async def test_body_that_is_cut_short() -> None:
-    send, http, _ = client()
-    await send.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc")
-    await send.aclose()
-    assert await http.read_request() is not None
-    assert await http.read_body() == b"abc"
-    with pytest.raises(BadRequest):
-        await http.read_body()
-
-
-async def test_client_that_waits_for_100_continue_gets_it() -> None:
-    send, http, peer = client()
-    expect = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
-    await send.send_all(expect)
-    assert await http.read_request() is not None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(http.read_body)
-
-        assert (await peer.receive_some()).startswith(b"HTTP/1.1 100 ")
-        await send.send_all(b"x")
-
-
-REFUSALS = [NoRoute(), Full(retry_after=7), WrongVersion(), BadRequest("why")]
-
-
-@pytest.mark.parametrize("refusal", REFUSALS)
-async def test_refusals(refusal: Refusal) -> None:
-    send, http, peer = client()
-    await send.send_all(GET)
-    await http.read_request()
-    await http.refuse(refusal, "id-7")
-    head, _, body = bytes(await peer.receive_some()).partition(b"\r\n\r\n")
-    if not body:
-        body = bytes(await peer.receive_some())
-    lines = head.split(b"\r\n")
-
-    assert lines[0] == b"HTTP/1.1 %d %s" % (refusal.status, REASONS[refusal.status])
-    assert b"Cache-Control: no-store" in lines
-    assert b"Proxy-Status: tidegate; error=" + refusal.token.encode() in lines
-    assert body == b"%d %s: %s (id-7)\n" % (
-        refusal.status,
-        REASONS[refusal.status],
-        refusal.detail.encode(),
-    )
-    for name, value in refusal.headers:
-        assert name + b": " + value in lines
-    assert (b"Connection: close" in lines) is refusal.closes
-    assert http.next_request() is not refusal.closes
-
-
-async def test_refusal_of_a_request_that_cannot_be_read() -> None:
-    send, http, peer = client()
-    await send.send_all(b"nonsense\r\n\r\n")
-    with pytest.raises(BadRequest) as caught:
-        await http.read_request()
-    await http.refuse(caught.value, "id")
-
-    assert (await peer.receive_some()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert not http.next_request()
-
-
-async def test_refusal_with_an_unread_body_closes() -> None:
-    send, http, peer = client()
-    await send.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
-    await http.read_request()
-    await http.refuse(NoRoute(), "id")
-
-    assert b"Connection: close" in await peer.receive_some()
-    assert not http.next_request()
-
-
-async def test_refusal_of_a_head_request_has_no_body() -> None:
-    send, http, peer = client()
-    await send.send_all(GET.replace(b"GET", b"HEAD"))
-    await http.read_request()
-    await http.refuse(NoRoute(), "id")
-    answer = bytes(await peer.receive_some())
-
-    assert answer.endswith(b"\r\n\r\n")
-    assert b"Content-Length: " in answer
-
-
-@pytest.mark.parametrize(
-    ("status", "line"),
-    [(401, b"401 Unauthorized"), (302, b"302 Found"), (599, b"599 "), (403, b"403 Forbidden")],
-)
-async def test_refusal_with_an_answer_of_its_own(status: int, line: bytes) -> None:
-    send, http, peer = client()
-    await send.send_all(GET)
-    await http.read_request()
-    await http.refuse(Denied(status=status, headers=[(b"X-Why", b"so")], body=b"{}"), "id")
-    answer = bytes(await peer.receive_some())
-
-    assert answer == (
-        b"HTTP/1.1 " + line + b"\r\nContent-Length: 2\r\n"
-        b"Proxy-Status: tidegate; error=http_request_denied\r\nX-Why: so\r\n\r\n{}"
-    )
-    assert http.next_request()
-
-
-async def test_no_second_answer() -> None:
-    send, http, peer = client()
-    await send.send_all(GET)
-    await http.read_request()
-    await http.send(h11.Response(status_code=200, headers=[("Content-Length", "9")]))
-    await peer.receive_some()
-    await http.refuse(BadRequest(), "id")
-
-    await http.stream.aclose()
-    assert await peer.receive_some() == b""
-
-
-async def test_broken_streams_are_a_client_that_is_gone() -> None:
-    _, http, peer = client()
-    await trio.aclose_forcefully(peer)
-    with pytest.raises(ClientGone):
-        await http.refuse(NoRoute(), "id")
-
-
-async def test_nothing_is_sent_after_a_send_that_was_cut_short() -> None:
-    send, http, _ = client()
-    await send.send_all(GET)
-    await http.read_request()
-    assert isinstance(http.stream, trio.StapledStream)
-    http.stream.send_stream.send_all_hook = trio.sleep_forever
-    response = h11.Response(status_code=200, headers=[("Content-Length", "0")])
-    with trio.move_on_after(0):
-        await http.send(response)
-    with pytest.raises(ClientGone):
-        await http.send(h11.EndOfMessage())
-
-
-async def test_frames_behind_a_handshake_are_kept() -> None:
-    send, http, _ = client()
-    upgrade = GET.replace(b"X-Case: Kept", b"Connection: upgrade\r\nUpgrade: websocket")
-    await send.send_all(upgrade + b"\x82\x80abcd")
-    await http.read_request()
-    assert await http.read_body() is None
-
-    assert http.early_data() == b"\x82\x80abcd"
-
-
-def node() -> tuple[trio.testing.MemorySendStream, NodeHttp]:
-    peer, stream = trio.testing.memory_stream_pair()
-    return peer.send_stream, NodeHttp(stream, "node:1")
-
-
-async def ask(http: NodeHttp) -> None:
-    await http.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-    await http.send(h11.EndOfMessage())
-
-
-async def test_answer_of_a_node() -> None:
-    send, http = node()
-    await ask(http)
-    await send.send_all(
-        b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
-    )
-    response = await http.read_response()
-
-    assert response.status_code == 200
-    assert [await http.read_body(), await http.read_body()] == [b"abc", None]
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (b"", ClosedEarly),
-        (b"HTT", BadResponse),
-        (b"\x82\x05hello", BadResponse),
-        (b"hello\r\n\r\n", BadResponse),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000, BadResponse),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: a\r\n\r\n", BadResponse),
-    ],
-)
-async def test_broken_answers(answer: bytes, error: type[Exception]) -> None:
-    send, http = node()
-    await ask(http)
-    await send.send_all(answer)
-    await send.aclose()
-    with pytest.raises(error) as caught:
-        await http.read_response()
-
-    assert type(caught.value) is error
-
-
-async def test_answer_that_is_cut_short() -> None:
-    send, http = node()
-    await ask(http)
-    await send.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
-    await send.aclose()
-    await http.read_response()
-    assert await http.read_body() == b"abc"
-    with pytest.raises(BadResponse):
-        await http.read_body()
-
-
-async def test_node_that_is_gone_when_asked() -> None:
-    peer, stream = trio.testing.memory_stream_pair()
-    await trio.aclose_forcefully(peer)
+async def test_nothing_went_out_to_who_is_gone() -> None:
+    near, far = socket_pair()
+    far.close()
+    http = NodeHttp(near, "node:1")
     with pytest.raises(ClosedEarly):
-        await ask(NodeHttp(stream, "node:1"))
+        await http.ask(b"GET", b"/", [(b"Host", b"a")])
+
+    assert not http.sent
+    near.close()

@@ -303,7 +303,7 @@ ILL: list[tuple[str, dict[str, Any], bytes, type[NodeError], str]] = [
     ("http", {}, NOT_FOUND, BadResponse, "answered with 404"),
     ("http", {"status": (204,)}, READY, BadResponse, "answered with 200"),
     ("http", {}, b"SSH-2.0-OpenSSH_9.2\r\n\r\n", BadResponse, "not HTTP/1.1"),
-    ("http", {}, UPGRADED, BadResponse, "not HTTP/1.1"),
+    ("http", {}, UPGRADED, BadResponse, "answered with 101"),
     ("http", {"expect": "steady"}, READY, BadResponse, "does not contain"),
     ("http", {"expect": "ready"}, CHUNKED + b"zz\r\n", BadResponse, "cut short"),
     # the upgrade, for both kinds alike

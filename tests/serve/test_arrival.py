@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -14,8 +15,11 @@ from tests.io.rig import LIMIT, socket_pair
 
 
 @pytest.fixture
-def ends() -> tuple[trio.abc.Stream, SocketTransport]:
-    return socket_pair()
+def ends() -> Iterator[tuple[SocketTransport, SocketTransport]]:
+    pair = socket_pair()
+    yield pair
+    for end in pair:
+        end.sock.close()
 
 
 async def test_a_client_shakes_hands(

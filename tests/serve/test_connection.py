@@ -132,7 +132,9 @@ async def test_heads_have_a_deadline(
 
 async def test_client_that_asks_nothing_leaves_a_record(autojump_clock: Clock) -> None:
     async with open_world() as world:
-        assert await world.ask(b"") == b""
+        client = world.connect()
+        await client.send_stream.aclose()
+        assert await read_all(client) == b""
         assert [(r.status, r.detail) for r in world.records] == [
             (0, "It hung up before a request.")
         ]

@@ -173,7 +173,6 @@ async def test_answer_that_comes_before_the_body_has_ended(autojump_clock: Clock
     [
         (b"Transfer-Encoding: chunked\r\n", b"zz\r\n", 400),
         (b"Transfer-Encoding: chunked\r\n", b"400\r\n" + b"x" * 1024, 413),
-        (b"Content-Length: 5\r\n", b"abc", 400),
     ],
 )
 async def test_broken_bodies(
@@ -181,7 +180,10 @@ async def test_broken_bodies(
 ) -> None:
     async with open_world(CONFIG + "[limits]\nbody_bytes = 1000\n") as world:
         world.nodes["node-a"] = silent
-        answer = await world.ask(request(b"POST", more, body))
+        client = world.connect()
+        await client.send_all(request(b"POST", more, body))
+        await client.send_stream.aclose()
+        answer = await read_all(client)
 
         assert (status(answer), token(answer)) == (expected, "http_request_error")
         node = world.service.upstreams["nodes"].nodes[0]

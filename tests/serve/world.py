@@ -128,11 +128,12 @@ class World:
         return self.service.live(relay, record, route, upstream, upstream.nodes[0])
 
     async def ask(self, request: bytes, *, surplus: bool = False) -> bytes:
-        """Send a request on a new connection, hang up, and return all that comes back."""
+        """Send a request on a new connection, hang up once it is answered; return all of that."""
         client = self.connect(surplus=surplus)
         await client.send_all(request)
+        answer = bytes(await client.receive_some())
         await client.send_stream.aclose()
-        return await read_all(client)
+        return answer + await read_all(client)
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
@@ -143,9 +144,9 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def read_head(stream: trio.abc.ReceiveStream) -> bytes:
-    """Return what comes up to the end of a head, which must be the end of a piece too."""
+    """Return what comes up to the end of a head, and what came with that."""
     received = b""
-    while not received.endswith(b"\r\n\r\n"):
+    while b"\r\n\r\n" not in received:
         data = await stream.receive_some()
         if not data:
             break

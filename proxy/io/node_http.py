@@ -1,0 +1,114 @@
+"""A connection to a node: a request is sent, its answer read, and then perhaps the next.
+
+It gives up the stream, and the bytes that came early, for a WebSocket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import h11
+import trio
+
+from proxy.errors import BadResponse, ClosedEarly
+from proxy.wire.body import Body, BodyError, EndlessBody, SizedBody, response_body
+from proxy.wire.head import find_response_head, parse_response, write_request
+from proxy.wire.headers import Headers, tokens
+
+from .http1 import Http1
+
+#: The head of a node's answer; nginx's default is 4 to 8 KiB, Node.js and HAProxy take 16.
+RESPONSE_HEAD_BYTES = 32 * 1024
+
+
+class NodeHttp(Http1):
+    """A connection to a node, `node` for errors; `kept` if it has carried a request before."""
+
+    def __init__(self, stream: trio.abc.Stream, node: str, *, kept: bool = False) -> None:
+        super().__init__(stream)
+        self.node = node
+        self.kept = kept
+        #: Of the answer, once its head is there.
+        self.body: Body = SizedBody(0)
+        self._method = b""
+        self._heard = False
+        self._stays = False
+
+    async def ask(self, method: bytes, target: bytes, headers: Headers, piece: bytes = b"") -> None:
+        """Send the head of a request, and what there is of its body, framed as the head says.
+
+        Raises:
+            ClosedEarly: the node hung up; it may have answered all the same.
+        """
+        self._method = method
+        await self.send(write_request(method, target, headers) + piece)
+
+    async def send(self, data: bytes) -> None:
+        """Send more of a request.
+
+        Raises:
+            ClosedEarly: the node hung up; it may have answered all the same.
+        """
+        try:
+            await self._send(data)
+        except trio.BrokenResourceError as exc:
+            raise ClosedEarly(self.node) from exc
+
+    async def read_response(
+        self, inform: Callable[[h11.InformationalResponse], Awaitable[object]] | None = None
+    ) -> h11.Response | h11.InformationalResponse:
+        """Return the head of the final answer, or of a 101; `inform` is shown what comes before.
+
+        Raises:
+            ClosedEarly: the node hung up before the first byte.
+            BadResponse: what came is not an HTTP/1.1 head.
+        """
+        while True:
+            response = await self._read_head()
+            if isinstance(response, h11.Response) or response.status_code == 101:
+                break
+            if inform is not None:
+                await inform(response)
+        headers = response.headers.raw_items()
+        self.body = response_body(self._method, response.status_code, headers)
+        self._stays = (
+            response.http_version == b"1.1"
+            and b"close" not in tokens(headers, b"connection")
+            and not isinstance(self.body, EndlessBody)
+        )
+        return response
+
+    async def _read_head(self) -> h11.Response | h11.InformationalResponse:
+        try:
+            while (end := find_response_head(self._buffer)) is None:
+                if len(self._buffer) > RESPONSE_HEAD_BYTES:
+                    raise BadResponse(self.node, "The head of the node's answer is too large.")
+                data = await self._receive()
+                if not data:
+                    raise BadResponse(self.node) if self._heard else ClosedEarly(self.node)
+                self._heard = True
+                self._buffer += data
+            head, self._buffer = self._buffer[:end], self._buffer[end:]
+            if len(head) > RESPONSE_HEAD_BYTES:
+                raise BadResponse(self.node, "The head of the node's answer is too large.")
+            return parse_response(head)
+        except (h11.RemoteProtocolError, trio.BrokenResourceError) as exc:
+            if not self._heard:
+                raise ClosedEarly(self.node) from exc
+            raise BadResponse(self.node) from exc
+
+    async def read_body(self) -> bytes | None:
+        """Return the next piece of the answer's body, None at its end.
+
+        Raises:
+            BadResponse: its framing is broken, or the node hung up within it.
+        """
+        try:
+            return await self._next_piece(self.body)
+        except (BodyError, trio.BrokenResourceError) as exc:
+            raise BadResponse(self.node, "The node's answer was cut short.") from exc
+
+    @property
+    def reusable(self) -> bool:
+        """Whether, the whole request having been sent, it can carry another one."""
+        return self._stays and self.body.done and not self._buffer and not self._cut_short
