@@ -231,8 +231,9 @@ class Exchange:
     async def _refuse(self, refusal: Refusal) -> None:
         self._note(refusal)
         add_page(refusal, self._route, self._service.config)
-        # A page is more than what any client takes at once.
-        limit = self._timeouts.body if refusal.body else self._timeouts.linger
+        # A page is more than any client takes at once; but who is sent away is not waited for.
+        patient = refusal.body and not refusal.closes
+        limit = self._timeouts.body if patient else self._timeouts.linger
         with trio.move_on_after(limit):
             await self._http.refuse(refusal, self._record.id)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.config.http import Respond
 from proxy.config.route import Route
 from proxy.errors import MethodNotAllowed, NoRoute, Refusal, UpgradeRequired
+from proxy.serve import routes as routes_module
 from proxy.serve.routes import Asked, Routes
 
 OK = Respond(body="ok")
@@ -266,6 +267,36 @@ def test_what_clients_ask_for_is_not_kept() -> None:
 
     # Any, *.org, *.example.org, and those that are named.
     assert len(HOSTS._tables) <= 5
+
+
+def test_routes_of_other_hosts_and_paths_are_not_even_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    routes = Routes(
+        [
+            *(Route(prefix="/", host=f"h{number}.org", upstream="host") for number in range(500)),
+            *(Route(path=f"/p{number}", upstream="path") for number in range(500)),
+            Route(prefix="/", upstream="all"),
+        ]
+    )
+    looked_at = []
+    before = routes_module._Entry.takes_path
+
+    def takes_path(entry: Any, path: str) -> bool:
+        looked_at.append(entry.route)
+        return before(entry, path)
+
+    for host, target, upstream in (
+        ("h7.org", "/p7", "host"),
+        ("x.org", "/p7", "path"),
+        ("x.org", "/x", "all"),
+    ):
+        ask(routes, target, host=host)
+        with monkeypatch.context() as patch:
+            patch.setattr(routes_module._Entry, "takes_path", takes_path)
+            assert ask(routes, target, host=host) == upstream
+        assert len(looked_at) == 1
+        looked_at.clear()
 
 
 @pytest.mark.parametrize(
