@@ -1,8 +1,9 @@
-"""The command: run, check, demo."""
+"""The command: run, check, explain, demo."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -51,12 +52,19 @@ def main() -> None:
 @_config_file
 def check(file: Path) -> None:
     """Check a configuration and say what it would bind; exit code 2 if it has faults."""
+    from .serve.explain import label
+    from .serve.routes import Routes
+
     config = _load(file)
     click.echo("ok")
     for listener in config.listeners:
         name = f" ({listener.name})" if listener.name else ""
         mode = ", bytes unseen" if listener.mode == "tcp" else ""
         click.echo(f"would bind {listener.bind} {'TLS' if listener.tls else 'plain'}{mode}{name}")
+    names = [listener.name for listener in config.listeners]
+    for route, by in Routes(config.routes).shadowed(names):
+        hidden, first = (label(config, one) for one in (route, by))
+        click.echo(f"warning: {hidden} never gets a request: {first} takes them all", err=True)
 
 
 @main.command()
@@ -77,6 +85,53 @@ def run(file: Path) -> None:
     config = _load(file)
     configure(config.log)
     sys.exit(trio.run(_run, file, config))
+
+
+@main.command()
+@_config_file
+@click.argument("url")
+@click.option("-X", "--method", default="GET", show_default=True)
+@click.option("-H", "--header", "headers", multiple=True, help='Like "Name: value"; repeatable.')
+@click.option(
+    "--client", default="127.0.0.1", show_default=True, help="Who asks: an address, or unix."
+)
+@click.option("--websocket", is_flag=True, help="It is a WebSocket handshake, as with ws and wss.")
+@click.option("--listener", help="Where it comes in, by name; default: by scheme and port.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def explain(
+    file: Path,
+    url: str,
+    method: str,
+    headers: tuple[str, ...],
+    client: str,
+    listener: str | None,
+    *,
+    websocket: bool,
+    as_json: bool,
+) -> None:
+    """Say what would become of a request for URL, and why, without sending anything.
+
+    Exit code 0 if it has a route, 1 if it would be refused (403, 404, 405, 426 ...), 2 if the
+    configuration has faults.
+    """
+    from .serve.explain import explain, text
+    from .serve.question import Question
+
+    config = _load(file)
+    try:
+        question = Question.of(
+            url,
+            method=method,
+            headers=headers,
+            client=client,
+            websocket=websocket,
+            listener=listener,
+        )
+        explanation = explain(config, question)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    click.echo(json.dumps(explanation.fields(), indent=2) if as_json else text(explanation))
+    sys.exit(1 if explanation.refused else 0)
 
 
 @main.command()

@@ -101,6 +101,60 @@ def test_check_reads_tidegate_toml_here(tmp_path: Path, monkeypatch: pytest.Monk
     assert command("check").exit_code == 0
 
 
+def test_check_warns_of_routes_that_nobody_gets_to(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    more = (
+        '[[routes]]\nlistener = "public"\nprefix = "/"\nwebsocket = true\nupstream = "deepstream"\n'
+    )
+    file.write_text(file.read_text() + more)
+    result = command("check", "-c", file)
+
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: routes[0] /deepstream never gets a request: routes[1] /* takes them all\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "line"),
+    [
+        (["ws://h/deepstream"], 0, "route     routes[0] /deepstream"),
+        (["http://h/deepstream", "--websocket"], 0, "nodes     127.0.0.1:1 (weight 1)"),
+        (["http://h/deepstream"], 1, "answer    426 Upgrade Required: "),
+        (["http://h/x", "-X", "PUT", "-H", "X: y"], 1, "answer    404 Not Found: "),
+        (["ws://h/deepstream", "--client", "unix"], 0, "from unix)"),
+        (["ws://h/deepstream", "--listener", "public"], 0, "listener  public 127.0.0.1:0 (http)"),
+    ],
+)
+def test_explain(tmp_path: Path, args: list[str], code: int, line: str) -> None:
+    result = command("explain", "-c", write(tmp_path), *args)
+
+    assert (result.exit_code, result.stderr) == (code, "")
+    assert line in result.stdout
+
+
+def test_explain_for_programs(tmp_path: Path) -> None:
+    result = command("explain", "-c", write(tmp_path), "ws://h/deepstream", "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["upstream"] == "deepstream"
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["nowhere"], "is no URL like https://rt.example.org/path"),
+        (["https://h/"], "no listener has TLS"),
+        (["http://h/", "-H", "X"], "is no header like"),
+    ],
+)
+def test_explain_needs_a_request(tmp_path: Path, args: list[str], reason: str) -> None:
+    result = command("explain", "-c", write(tmp_path), *args)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert reason in result.stderr
+
+
 @pytest.mark.parametrize("verb", ["check", "run"])
 def test_faults_are_on_stderr_all_of_them(tmp_path: Path, verb: str) -> None:
     file = write(tmp_path, bind="nowhere", shutdown="rate = 'x'\nfoo = 1")

@@ -12,6 +12,8 @@ import attrs
 
 from .address import Address
 
+#: RFC 9110 section 5.6.2; such are the names of headers, and methods.
+TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+|null", re.ASCII)
 
@@ -63,6 +65,23 @@ def starts_with_slash(_: object, __: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"must start with /, not {value!r}")
     if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch in "?#" for ch in value):
         raise ValueError(f"{value!r} cannot be in a request's path")
+
+
+def request_target(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    if not value.startswith("/"):
+        raise ValueError(f"must start with /, not {value!r}")
+    if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch == "#" for ch in value):
+        raise ValueError(f"{value!r} cannot be in a request's target")
+
+
+def is_field(name: str, value: str) -> bool:
+    """Whether a header can be sent as it is, and will be read as it is."""
+    return bool(
+        TOKEN.fullmatch(name)
+        and value.isascii()
+        and (value.isprintable() or not value)
+        and value == value.strip()
+    )
 
 
 def host_name(_: object, __: attrs.Attribute[Any], value: str) -> None:

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
-from .checks import Invalid, count, network_list
-from .headers import TOKEN
+from .checks import TOKEN, Invalid, count, network_list
 
 
 def _pseudonym(_: object, __: attrs.Attribute[Any], value: str) -> None:

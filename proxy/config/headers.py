@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from .checks import Invalid, repeated
+from .checks import TOKEN, Invalid, repeated
 
 #: For one connection only (RFC 9110 section 7.6.1); each of the proxy's has its own.
 HOP_BY_HOP: Final = frozenset(
@@ -16,7 +16,6 @@ HOP_BY_HOP: Final = frozenset(
 )
 #: Those, and what says how a message is framed.
 _OWN = HOP_BY_HOP | {b"content-length", b"trailer"}
-TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 #: RFC 9110 section 5.5: no control characters, no space at either end.
 _VALUE = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 #: In a value; other braces are just braces, as JSON has them.

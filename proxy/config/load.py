@@ -30,6 +30,8 @@ from proxy.errors import ConfigError
 from .address import Address
 from .checks import Invalid
 from .model import Config
+from .network import Network
+from .page import Page
 from .upstream import Node
 
 _NAMES = {
@@ -84,6 +86,12 @@ def _converter(folder: Path) -> Converter:
         converter.register_structure_hook(kind, _strictly)
     converter.register_structure_hook(Path, functools.partial(_file, folder))
     converter.register_structure_hook(
+        Page, lambda value, kind: Page.read(_file(folder, value, kind))
+    )
+    converter.register_structure_hook(
+        Network, lambda value, _: Network.parse(_strictly(value, str))
+    )
+    converter.register_structure_hook(
         Address, lambda value, _: Address.parse(_strictly(value, str))
     )
     converter.register_structure_hook_func(
@@ -136,7 +144,7 @@ def _array(kind: Any, converter: Converter) -> _Hook:
 
 
 def _named_tables(kind: Any, converter: Converter) -> _Hook:
-    """A table of tables, each under a name; cattrs' own hook would coerce an array to one.
+    """A table of values, each under a name; cattrs' own hook would coerce an array to one.
 
     The converter's method of that name would register what it makes, in place of this.
     """

@@ -27,6 +27,8 @@ from .checks import (
     within,
 )
 from .forwarding import Forwarding, Hsts
+from .http import error_statuses
+from .page import Page
 from .route import Route
 from .upstream import Drain, Upstream
 
@@ -136,8 +138,9 @@ class Limits:
     headers: int = count(100, high=10_000)
     # nginx 1 MiB; deepstream refuses more than 1 MiB itself
     body_bytes: int = count(2**20, low=0, high=2**50)
-    # Client addresses whose handshakes are counted at a time, some 200 bytes each; of more the
-    # one that was quiet for longest is forgotten.  nginx's limit_req_zone: to be said
+    # Client addresses whose handshakes, and requests, a route counts at a time, some 200 bytes
+    # each; of more the one that was quiet for longest is forgotten.  nginx's limit_req_zone: to be
+    # said
     addresses: int = count(100_000)
 
 
@@ -165,7 +168,7 @@ class Config:
 
     listeners: tuple[Listener, ...] = attrs.field(validator=validators.min_len(1))
     routes: tuple[Route, ...] = attrs.field(validator=validators.min_len(1))
-    upstreams: dict[str, Upstream]
+    upstreams: dict[str, Upstream] = attrs.field(factory=dict)
     # nginx 1
     workers: int = attrs.field(default=1, validator=_only_one_worker)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
@@ -173,9 +176,12 @@ class Config:
     forwarding: Forwarding = attrs.field(factory=Forwarding)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     log: Log = attrs.field(factory=Log)
+    # Bodies of answers that the proxy makes itself, by status: "502", or "5xx" for the others.
+    # nginx error_page, HAProxy errorfile: none
+    error_pages: dict[str, Page] = attrs.field(factory=dict, validator=error_statuses)
 
     def __attrs_post_init__(self) -> None:
-        faults = [*self._unknown_names(), *self._duplicates(), *self._never_sent()]
+        faults = [*self._unknown_names(), *self._duplicates(), *self._never_sent(), *self._loops()]
         faults += tcp.config_faults(self.listeners, self.routes, self.upstreams)
         if faults:
             raise Invalid(*faults)
@@ -184,7 +190,7 @@ class Config:
         listeners = {listener.name for listener in self.listeners if listener.name}
         faults = []
         for index, route in enumerate(self.routes):
-            if route.upstream not in self.upstreams:
+            if route.upstream is not None and route.upstream not in self.upstreams:
                 known = ", ".join(map(repr, self.upstreams)) or "none"
                 reason = f"no upstream is called {route.upstream!r}; there are: {known}"
                 faults.append((f"routes[{index}].upstream", reason))
@@ -202,10 +208,25 @@ class Config:
             if listener.hsts and not listener.tls and not self.forwarding.trusted
         ]
 
+    def _loops(self) -> list[tuple[str, str]]:
+        """Return redirects to the scheme that the client has come with already."""
+        faults = []
+        for index, route in enumerate(self.routes):
+            if (redirect := route.redirect) is None or redirect.host or redirect.port:
+                continue
+            if not route.redirects_to_itself:
+                continue
+            for listener in self.listeners:
+                if route.listener in (None, listener.name) and redirect.scheme == listener.scheme:
+                    reason = f"leads to itself on listener {listener.name or str(listener.bind)!r}"
+                    hint = f"which is {listener.scheme} already; say with listener which it is for"
+                    faults.append((f"routes[{index}].redirect", f"{reason}, {hint}"))
+        return faults
+
     def _duplicates(self) -> list[tuple[str, str]]:
         routes = [
             # One path may be a WebSocket here and a plain request there.
-            (f"routes[{i}]", (r.listener, r.host, r.path, r.prefix, bool(r.path and r.websocket)))
+            (f"routes[{i}]", (r.listener, *r.conditions))
             for i, r in enumerate(self.routes)
             if r.kind != "tcp"
         ]

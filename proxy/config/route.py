@@ -14,8 +14,8 @@ from attrs import validators
 from . import tcp
 from .checks import (
     Invalid,
+    above,
     count,
-    host_name,
     lower,
     origin_list,
     seconds,
@@ -24,6 +24,18 @@ from .checks import (
     within,
 )
 from .headers import HeaderRules, request_rules
+from .http import (
+    Redirect,
+    RequestRate,
+    Respond,
+    Rewrite,
+    error_statuses,
+    header_conditions,
+    host_pattern,
+    method_list,
+)
+from .network import Network
+from .page import Page
 
 Frames = Literal["strict", "lenient", "tunnel"]
 #: What can only be kept where frames are seen.
@@ -108,24 +120,27 @@ class Ping:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """Host and path to an upstream; for a TCP listener, the name that TLS clients ask for.
+    """What requests go to an upstream, or are answered here, by a redirect or a fixed response.
 
     `path` matches exactly, and for a WebSocket handshake the whole target, so that a query or a
-    trailing slash is another path: a deepstream node sees it so.  `prefix` matches whole segments:
-    "/api" takes /api and /api/x, not /apix.  With `websocket` a path carries WebSocket only, a
-    prefix both kinds.
+    trailing slash is another path: a deepstream node sees it so.  With `drop_query` it need not.
+    `prefix` matches whole segments: "/api" takes /api and /api/x, not /apix.  With `websocket` a
+    path carries WebSocket only, a prefix both kinds; without it what goes to an upstream is plain
+    requests, and what is answered here is both.
 
     A route of a TCP listener names it, and has neither path nor prefix.  `sni` is what a TLS client
     asks for: "*.example.org" takes every name below that, an exact one goes first, then the
     longest; a route without it takes all others, and what is no TLS.
     """
 
-    upstream: str
+    upstream: str | None = None
+    redirect: Redirect | None = None
+    respond: Respond | None = None
     path: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
     prefix: str | None = attrs.field(default=None, validator=validators.optional(starts_with_slash))
     # Requests' hosts are compared in lower case.
     host: str | None = attrs.field(
-        default=None, converter=lower, validator=validators.optional(host_name)
+        default=None, converter=lower, validator=validators.optional(host_pattern)
     )
     listener: str | None = None
     # nginx: ssl_preread_server_name, HAProxy: req.ssl_sni
@@ -133,6 +148,27 @@ class Route:
         default=None, converter=lower, validator=validators.optional(server_name)
     )
     websocket: bool = False
+    # GET is HEAD too, as with nginx's limit_except
+    methods: tuple[str, ...] | None = attrs.field(default=None, validator=method_list)
+    # A line of the request has just this value; "*": there is one, whatever it says
+    headers: dict[str, str] = attrs.field(factory=dict, validator=header_conditions)
+    rewrite: Rewrite | None = None
+    drop_query: bool = False
+    # Who may come, and who may not whatever `allow` says; () allows all.  nginx: the first that
+    # matches decides
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
+    requests: RequestRate | None = None
+    # Bodies of answers that the proxy makes itself, by status; before those of all routes
+    error_pages: dict[str, Page] = attrs.field(factory=dict, validator=error_statuses)
+    # For plain requests, in place of timeouts.response and .body, limits.body_bytes
+    response_timeout: float | None = attrs.field(
+        default=None, validator=validators.optional(above(0))
+    )
+    body_timeout: float | None = attrs.field(default=None, validator=validators.optional(above(0)))
+    body_bytes: int | None = attrs.field(
+        default=None, validator=validators.optional(within(0, 2**50))
+    )
     # Origins that may open a WebSocket; a request without Origin is no browser's and passes.
     # None allows all, as every peer does: deepstream itself never checks.
     origins: tuple[str, ...] | None = attrs.field(
@@ -167,31 +203,98 @@ class Route:
             if faults := tcp.route_faults(self):
                 raise Invalid(*faults)
             return
-        faults = []
-        if (self.path is None) == (self.prefix is None):
-            faults.append(("", 'needs either "path" (exact) or "prefix"'))
-        if self.sni is not None:
-            faults.append(("sni", "is for routes of TCP listeners only"))
-        if not self.websocket:
-            faults += [
-                (name, "is for WebSocket routes only")
-                for name, default in _OF_SESSIONS.items()
-                if getattr(self, name) != default
-            ]
+        faults = [*self._mistakes(), *self._of_no_use()]
         if self.frames == "tunnel":
-            faults += [
-                (f"limits.{name}", 'cannot be kept with frames = "tunnel"')
-                for name in _NEEDS_FRAMES
-                if getattr(self.limits, name) != getattr(_NO_OWN, name)
-            ]
-            if self.ping != _OF_SESSIONS["ping"]:
-                faults.append(("ping", 'cannot be sent with frames = "tunnel"'))
-        elif self.half_close_timeout and self.websocket:
+            faults += self._unseen()
+        elif self.half_close_timeout and self.has_sessions:
             faults.append(
                 ("half_close_timeout", 'is for frames = "tunnel"; else a Close ends both')
             )
         if faults:
             raise Invalid(*faults)
+
+    def _mistakes(self) -> list[tuple[str, str]]:
+        faults = []
+        if [self.upstream, self.redirect, self.respond].count(None) != 2:
+            faults.append(("", 'needs one of "upstream", "redirect" and "respond"'))
+        if (self.path is None) == (self.prefix is None):
+            faults.append(("", 'needs either "path" (exact) or "prefix"'))
+        if self.sni is not None:
+            faults.append(("sni", "is for routes of TCP listeners only"))
+        if self.methods is not None and not self.takes[0]:
+            faults.append(("methods", "means nothing here: a WebSocket handshake is a GET"))
+        if self.rewrite is not None and (fault := self.rewrite.fault(self.path, self.prefix)):
+            faults.append((f"rewrite.{fault[0]}", fault[1]))
+        if (redirect := self.redirect) is not None:
+            if redirect.path is not None and self.rewrite is not None:
+                faults.append(("rewrite", "means nothing here: redirect.path takes its place"))
+            elsewhere = redirect.scheme or redirect.host or redirect.port
+            if self.redirects_to_itself and not elsewhere:
+                faults.append(("redirect", "leads to where it comes from"))
+        return faults
+
+    def _of_no_use(self) -> list[tuple[str, str]]:
+        """Return what is set and means nothing to a route of this kind."""
+        kinds: list[tuple[dict[str, object], str]] = []
+        if not self.has_sessions:
+            kinds.append((_OF_SESSIONS, "is for WebSocket routes only"))
+        if self.upstream is None:
+            kinds.append((_OF_UPSTREAMS, "is for routes with an upstream only"))
+        if self.respond is not None:
+            kinds.append((_OF_TARGETS, "means nothing to a fixed response"))
+        return [
+            (name, reason)
+            for defaults, reason in kinds
+            for name, default in defaults.items()
+            if getattr(self, name) != default
+        ]
+
+    def _unseen(self) -> list[tuple[str, str]]:
+        """Return what cannot be where frames are not seen."""
+        faults = [
+            (f"limits.{name}", 'cannot be kept with frames = "tunnel"')
+            for name in _NEEDS_FRAMES
+            if getattr(self.limits, name) != getattr(_NO_OWN, name)
+        ]
+        if self.ping != _OF_SESSIONS["ping"]:
+            faults.append(("ping", 'cannot be sent with frames = "tunnel"'))
+        return faults
+
+    @property
+    def redirects_to_itself(self) -> bool:
+        """Whether its redirect, if that stays on this host, is to what it takes itself."""
+        if self.redirect is None or self.rewrite is not None:
+            return False
+        if self.redirect.becomes_get and "GET" not in (self.methods or ("GET",)):
+            return False
+        path = (self.redirect.path or self.path or self.prefix or "").partition("?")[0]
+        return path in (self.path, self.prefix) or (
+            self.prefix is not None and path.startswith(self.prefix.rstrip("/") + "/")
+        )
+
+    @property
+    def takes(self) -> tuple[bool, bool]:
+        """Whether it takes plain requests, and whether WebSocket handshakes."""
+        plain = not self.websocket or self.prefix is not None
+        return plain, self.websocket or self.upstream is None
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether WebSocket sessions come of it."""
+        return self.websocket and self.upstream is not None
+
+    @property
+    def conditions(self) -> tuple[object, ...]:
+        """What a request has to be, the listener apart: a route with the same is for the same."""
+        headers = frozenset((name.lower(), value) for name, value in self.headers.items())
+        return self.host, self.path, self.prefix, self.takes, self.allowed_methods, headers
+
+    @property
+    def allowed_methods(self) -> frozenset[str] | None:
+        """The methods that it takes, None if all."""
+        if self.methods is None:
+            return None
+        return frozenset(self.methods) | ({"HEAD"} if "GET" in self.methods else set())
 
     @property
     def kind(self) -> Literal["http", "websocket", "tcp"]:
@@ -227,3 +330,10 @@ _OF_SESSIONS: dict[str, object] = {
     "on_stall": "close",
     "on_removed": "drain",
 }
+#: The same for a route that has no upstream, and for one that sends nobody anywhere.
+_OF_UPSTREAMS: dict[str, object] = {
+    "response_timeout": None,
+    "body_timeout": None,
+    "body_bytes": None,
+}
+_OF_TARGETS: dict[str, object] = {"rewrite": None, "drop_query": False}

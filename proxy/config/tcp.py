@@ -18,6 +18,8 @@ _KEYS: Final = frozenset(
         "upstream",
         "listener",
         "sni",
+        "allow",
+        "deny",
         "limits",
         "idle_timeout",
         "half_close_timeout",
@@ -71,7 +73,7 @@ def config_faults(
         listener = by_name.get(route.listener or "")
         if listener is not None:
             yield from _pair_faults(f"routes[{index}]", route, listener)
-        if route.kind == "tcp" and (upstream := upstreams.get(route.upstream)) is not None:
+        if route.kind == "tcp" and (upstream := upstreams.get(route.upstream or "")) is not None:
             if upstream.balance == "hash" and upstream.hash_on != "client":
                 reason = f'balances by {upstream.hash_on!r}, which TCP has not; by "client" it can'
                 yield f"routes[{index}].upstream", reason

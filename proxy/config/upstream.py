@@ -10,6 +10,7 @@ from attrs import validators
 
 from .address import Address
 from .checks import (
+    TOKEN,
     Invalid,
     count,
     host_name,
@@ -18,10 +19,10 @@ from .checks import (
     one_of,
     reachable,
     repeated,
+    request_target,
     seconds,
     within,
 )
-from .headers import TOKEN
 
 Balance = Literal["least_connections", "round_robin", "random_two", "hash", "least_latency"]
 ProxyVersion = Literal["v1", "v2"]
@@ -88,13 +89,6 @@ def _statuses(_: object, __: attrs.Attribute[Any], value: tuple[int, ...]) -> No
     for status in value:
         if not 200 <= status <= 599:
             raise ValueError(f"must be from 200 to 599, not {status}")
-
-
-def _request_target(_: object, __: attrs.Attribute[Any], value: str) -> None:
-    if not value.startswith("/"):
-        raise ValueError(f"must start with /, not {value!r}")
-    if not value.isascii() or any(ch <= " " or ch == "\x7f" or ch == "#" for ch in value):
-        raise ValueError(f"{value!r} cannot be in a request's target")
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +166,7 @@ class Probe:
     # How many in a row bring it up and down.  HAProxy 2 and 3, nginx plus 1 and 1
     rise: int = count(1, high=1000)
     fall: int = count(2, high=1000)
-    path: str | None = attrs.field(default=None, validator=validators.optional(_request_target))
+    path: str | None = attrs.field(default=None, validator=validators.optional(request_target))
     host: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     origin: str | None = attrs.field(default=None, validator=validators.optional(_one_word))
     headers: dict[str, str] = attrs.field(factory=dict, validator=_header_fields)

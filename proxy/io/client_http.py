@@ -102,11 +102,12 @@ class ClientHttp(Http1):
         if end is None:
             return None
         head, self._buffer = self._buffer[:end], self._buffer[end:]
-        self.request = read_request(head, self._limits)
-        self.request = request = check_request(self.request)
+        self.request = request = read_request(head, self._limits)
+        # Known before anything else is refused: else the body would be the next request.
         self.body = request_body(request)
         self._closes = request.http_version != b"1.1" or request.lists(b"connection", b"close")
-        return request
+        self.request = check_request(request)
+        return self.request
 
     async def read_request(self) -> Request:
         """Return the next request's head, its target in origin form.

@@ -1,11 +1,14 @@
 """One client, from accept to close.
 
-This is the only file that knows the whole story; each step of it lives elsewhere:
+This is the whole story; each step of it lives elsewhere, those of one request in `exchange`:
 
     whom it is for, TLS     serve.arrival             under one deadline
     request head            io.client_http            with this
     who it is               wire.clients              502 here if it is the proxy itself
-    route                   serve.routes              else 404 here, never at a node
+    route                   serve.routes              else 404, 405 here, never at a node
+    may it ask              serve.admission           403, 429 here
+    rewrite                 wire.target               what the node is asked for
+    redirect, respond       serve.answer              what a route without an upstream says
     validate the upgrade    wire.handshake            400, 403, 426 here, never at a node
     a place, the hooks      serve.admission, .hooked  429 or 503 here; a hook may refuse, or choose
     lease, dial, upgrade    serve.reach, .upgrade     the next node on failure; nothing sent so far
@@ -27,28 +30,17 @@ import trio
 from proxy.config.model import Listener
 from proxy.errors import (
     ClientGone,
-    Draining,
-    Full,
-    InternalError,
-    Refusal,
-    RequestTimeout,
 )
 from proxy.io.client_http import ClientHttp
 from proxy.io.transport import SocketTransport, hang_up
-from proxy.observe.log import LOG
 from proxy.observe.record import Record
-from proxy.wire import handshake
-from proxy.wire.clients import Peer
-from proxy.wire.head import Request
-from proxy.wire.headers import ClientFacts, Headers, own_headers
 from proxy.wire.proxy_protocol import Source
 
-from .arrival import describe, hangs_up, host_of, read_source, shake_hands
-from .forward import Forward
+from .arrival import describe, hangs_up, read_source, shake_hands
+from .exchange import Exchange
 from .hooked import HookedSession, tell_closed
-from .reach import key_of
 from .service import Service
-from .upgrade import Established, Upgrading
+from .upgrade import Established
 
 
 class Entrance(Protocol):
@@ -195,150 +187,3 @@ class Connection:
             self.stream.close()
         else:
             await trio.aclose_forcefully(self.stream)
-
-
-class Exchange:
-    """One request of a client."""
-
-    def __init__(
-        self, connection: Connection, http: ClientHttp, record: Record, *, first: bool
-    ) -> None:
-        self._connection = connection
-        self._service = connection.service
-        self._timeouts = connection.service.config.timeouts
-        self._http = http
-        self._record = record
-        self._first = first
-        #: Known once the head is read.
-        self._facts: ClientFacts | None = None
-
-    async def run(self, deadline: float) -> Established | None:
-        """Serve the request; return what is established if it makes a WebSocket.
-
-        `deadline` is that of its first byte and, on a new connection, of its whole head.
-
-        Raises:
-            ClientGone: nobody is left to serve.
-        """
-        record = self._record
-        established = None
-        try:
-            await self._wait(deadline)
-            # It may have waited for long.
-            self._timeouts = self._service.config.timeouts
-            if not self._first:
-                deadline = trio.current_time() + self._timeouts.handshake
-            with self._service.under_way:
-                established = await self._serve(deadline)
-        except ClientGone as gone:
-            record.ended_by, record.ending = "client", "client_lost"
-            record.detail = record.detail or str(gone)
-            raise
-        except trio.Cancelled:
-            record.ended_by, record.ending = "proxy", "cancelled"
-            raise
-        finally:
-            # That somebody hangs up between two requests is no news.
-            if established is None and (self._first or record.status):
-                self._service.on_record(record)
-        return established
-
-    async def _wait(self, deadline: float) -> None:
-        if self._http.has_begun:
-            return
-        with trio.CancelScope(deadline=deadline) as scope:
-            if not await self._http.wait_request():
-                raise ClientGone("It hung up before a request.")
-        if scope.cancelled_caught:
-            raise ClientGone("It sent no request in time.")
-
-    async def _serve(self, deadline: float) -> Established | None:
-        """Read, answer and account for a request whose first byte is there."""
-        started = trio.current_time()
-        try:
-            request = await self._read_head(deadline)
-            self._record.head_time = trio.current_time() - started
-            return await self._answer(request)
-        except ClientGone:
-            raise
-        except Refusal as refusal:
-            await self._refuse(refusal)
-        except Exception:
-            LOG.exception("bug", extra={"id": self._record.id})
-            await self._refuse(InternalError())
-        finally:
-            self._record.session_time = trio.current_time() - started
-        return None
-
-    async def _refuse(self, refusal: Refusal) -> None:
-        self._note(refusal)
-        with trio.move_on_after(self._timeouts.linger):
-            await self._http.refuse(refusal, self._record.id, self._finished)
-
-    def _finished(self, headers: Headers) -> Headers:
-        """Return the headers of an answer that is made here as the client gets them."""
-        facts = self._facts
-        if facts is None:
-            # Of a head that could not be read nothing is believed.
-            facts = self._service.clients.facts(self._peer(), [], self._record.id)
-        return own_headers(headers, facts)
-
-    def _note(self, refusal: Refusal) -> None:
-        if not self._record.status:
-            self._record.status = refusal.status
-        self._record.token, self._record.detail = refusal.token, refusal.detail
-        self._record.ended_by = "proxy"
-
-    async def _read_head(self, deadline: float) -> Request:
-        try:
-            if (request := self._http.request_nowait()) is not None:
-                return request
-            with trio.move_on_at(deadline):
-                return await self._http.read_request()
-        finally:
-            if (request := self._http.request) is not None:
-                record = self._record
-                record.method = request.method.decode()
-                record.host = (request.get(b"host") or b"").decode("latin-1")
-                record.target = request.target.decode()
-        raise RequestTimeout("The request head was not complete in time.")
-
-    async def _answer(self, request: Request) -> Established | None:
-        """Route the request and have it answered: here, by a node, or with a session."""
-        facts = self._facts = self._meet(request)
-        self._service.clients.check_hops(request.headers)
-        if self._service.draining:
-            raise Draining
-        if self._connection.surplus:
-            raise Full
-        record = self._record
-        websocket = handshake.wants_websocket(request)
-        route = self._service.routes.match(
-            self._connection.listener, record.host, record.target, websocket=websocket
-        )
-        record.route, record.upstream = route.name, route.upstream
-        facts.heads = self._service.clients.heads(route)
-        upstream = self._service.upstreams[route.upstream]
-        if websocket:
-            way = route, upstream
-            return await Upgrading(self._service, self._http, request, record, *way, facts).run()
-        forward = Forward(self._service, self._http, request, record)
-        await forward.run(upstream, facts, key_of(upstream, request, facts))
-        return None
-
-    def _meet(self, request: Request) -> ClientFacts:
-        """Find out, and note, who the client is."""
-        peer, record = self._peer(), self._record
-        version = request.http_version
-        facts = self._service.clients.facts(peer, request.headers, record.id, version)
-        facts.source = self._connection.telling(record)
-        if facts.address != peer.address:
-            record.client, record.peer = facts.address, record.peer or record.client
-        if facts.request_id != record.id:
-            record.request_id = facts.request_id
-        return facts
-
-    def _peer(self) -> Peer:
-        connection = self._connection
-        where = connection.listener, connection.port, connection.scheme
-        return Peer(host_of(connection.client), *where)

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import trio
 from outcome import Outcome, acapture
 
-from proxy.config.model import Config
+from proxy.config.route import Route
 from proxy.errors import (
     BadResponse,
     BodyTooLarge,
@@ -34,18 +34,17 @@ from proxy.io.client_http import ClientHttp
 from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
-from proxy.wire.body import ChunkedBody, SizedBody, chunk, last_chunk
+from proxy.wire.body import Body, ChunkedBody, SizedBody, chunk, last_chunk
 from proxy.wire.head import Request, Response
 from proxy.wire.headers import (
     ClientFacts,
-    Fields,
     Headers,
     end_to_end,
     request_headers,
-    response_headers,
     trailers_to_send,
 )
 
+from .download import relay_response
 from .reach import Attempt, Reach, gone_before
 from .service import Service
 
@@ -53,6 +52,8 @@ T = TypeVar("T")
 
 #: RFC 9110 section 9.2.2.
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+#: Of which hardly anybody expects a body.
+_BODILESS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 #: A body up to this, in bytes, is sent with its head if it came with that.
 _SMALL: Final = 16 * 1024
 #: Until a client is watched that waits: a look costs as much as a small request.  In seconds.
@@ -63,16 +64,21 @@ class Forward:
     """One request and its answer."""
 
     def __init__(
-        self, service: Service, client: ClientHttp, request: Request, record: Record
+        self, service: Service, client: ClientHttp, request: Request, record: Record, route: Route
     ) -> None:
         self._service = service
-        self._config: Config = service.config
+        limits, timeouts = service.config.limits, service.config.timeouts
+        self._body_bytes = limits.body_bytes if route.body_bytes is None else route.body_bytes
+        self._body_timeout = route.body_timeout or timeouts.body
+        self._response_timeout = route.response_timeout or timeouts.response
         self._client = client
         self._request = request
         self._record = record
         self._chunked = isinstance(client.body, ChunkedBody)
         #: The whole body if it is here already; None: it is still to come.
         self._body = client.whole_body(_SMALL)
+        # A node may think that there is none, and take it for the next request.
+        self._has_odd_body = request.method in _BODILESS and not _is_empty(client.body)
         self._harmless = request.method in _IDEMPOTENT and self._body is not None
         self._response: Response | None = None
         # By when there has to be an answer: known once the node has the whole request.
@@ -88,7 +94,7 @@ class Forward:
         """
         self._facts = facts
         body = self._client.body
-        if isinstance(body, SizedBody) and body.size > self._config.limits.body_bytes:
+        if isinstance(body, SizedBody) and body.size > self._body_bytes:
             raise BodyTooLarge
         retry = upstream.config.retry
         upstream.retries.earn(trio.current_time(), retry.share, retry.rate)
@@ -107,7 +113,7 @@ class Forward:
             await self._exchange(node)
             if self._record.status < 500:
                 attempt.node.answered(trio.current_time(), session=False)
-            keep = node.reusable and self._answer_by < math.inf
+            keep = node.reusable and self._answer_by < math.inf and not self._has_odd_body
         except NodeError as error:
             upstream.note(attempt.node, error, trio.current_time())
             raise
@@ -149,7 +155,7 @@ class Forward:
             await self._await_head(node)
 
     async def _flush(self, node: NodeHttp) -> None:
-        with trio.move_on_after(self._config.timeouts.body) as scope:
+        with trio.move_on_after(self._body_timeout) as scope:
             await node.flush()
         if scope.cancelled_caught:
             raise ResponseTimeout(node.node, "The node has stopped reading.")
@@ -212,7 +218,7 @@ class Forward:
         sent = 0
         while piece := await self._read_piece():
             sent += len(piece)
-            if sent > self._config.limits.body_bytes:
+            if sent > self._body_bytes:
                 raise BodyTooLarge
             self._record.bytes_from_client = sent
             if not node.send_nowait(chunk(piece) if self._chunked else piece):
@@ -224,13 +230,13 @@ class Forward:
         self._start_waiting()
 
     async def _read_piece(self) -> bytes:
-        with trio.move_on_after(self._config.timeouts.body):
+        with trio.move_on_after(self._body_timeout):
             return await self._client.read_body()
         raise RequestTimeout("The request body did not come in time.")
 
     def _start_waiting(self) -> None:
         if self._answer_by == math.inf:
-            self._answer_by = trio.current_time() + self._config.timeouts.response
+            self._answer_by = trio.current_time() + self._response_timeout
             self._answering.deadline = self._answer_by
 
     async def _await_head(self, node: NodeHttp) -> None:
@@ -256,7 +262,7 @@ class Forward:
         """Pass on what comes before the answer; one that waits with its body waits for that."""
         if self._client.is_modern and not (response.status_code == 100 and self._body is not None):
             # Cut short it would be the end of the connection.
-            with trio.move_on_after(self._config.timeouts.body, shield=True) as scope:
+            with trio.move_on_after(self._body_timeout, shield=True) as scope:
                 headers = end_to_end(response.headers)
                 await self._client.inform(response.status_code, response.reason, headers)
             if scope.cancelled_caught:
@@ -270,7 +276,7 @@ class Forward:
             self._client,
             self._record,
             self._facts,
-            limit=self._config.timeouts.body,
+            limit=self._body_timeout,
             close=self._service.draining,
             read=NodeHttp.read_body if watched else self._read_body,
         )
@@ -304,49 +310,5 @@ class Forward:
             result = None
 
 
-async def relay_response(
-    node: NodeHttp,
-    response: Response,
-    client: ClientHttp,
-    record: Record,
-    facts: ClientFacts,
-    *,
-    limit: float,
-    close: bool = False,
-    read: Callable[[NodeHttp], Awaitable[bytes]] = NodeHttp.read_body,
-) -> None:
-    """Send a node's answer to the client, piece by piece, each within `limit` seconds.
-
-    `close` ends the client's connection behind it; `read` is how it is read.
-
-    Raises:
-        BadResponse, ResponseTimeout: the node did not send all of it.
-        ClientGone: or it has stopped reading.
-    """
-    record.status = response.status_code
-    headers = response_headers(response.headers, facts, response.http_version)
-    length = node.body.size if isinstance(node.body, SizedBody) else None
-    client.begin(response.status_code, response.reason, headers, length, close=close)
-    # The head goes out with the first piece if that is here already.
-    piece = node.body_nowait()
-    record.bytes_from_node += len(piece)
-    while not node.body.done:
-        await _write(client, piece, limit)
-        with trio.move_on_after(limit) as scope:
-            piece = await read(node)
-        if scope.cancelled_caught:
-            raise ResponseTimeout(node.node, "The node's answer stopped half-way.")
-        record.bytes_from_node += len(piece)
-    trailers = trailers_to_send(node.body.trailers) if client.takes_trailers else ()
-    await _write(client, piece, limit, last=True, trailers=trailers)
-
-
-async def _write(
-    client: ClientHttp, piece: bytes, limit: float, *, last: bool = False, trailers: Fields = ()
-) -> None:
-    if client.write_nowait(piece, last=last, trailers=trailers):
-        return
-    with trio.move_on_after(limit) as scope:
-        await client.flush()
-    if scope.cancelled_caught:
-        raise ClientGone("The client has stopped reading.")
+def _is_empty(body: Body) -> bool:
+    return isinstance(body, SizedBody) and not body.size

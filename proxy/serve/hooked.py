@@ -104,7 +104,7 @@ async def consult(
         raise InternalError("A hook of the proxy has failed; it is in its log.")
     verdict = verdicts[0]
     if isinstance(verdict, Refuse):
-        raise Denied(verdict.status, headers=verdict.encoded, body=verdict.body)
+        raise Denied(status=verdict.status, headers=verdict.encoded, body=verdict.body)
     record.upstream = verdict.upstream.name
     return verdict
 

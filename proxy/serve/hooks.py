@@ -240,7 +240,7 @@ def _fault(hooks: Hooks, name: str, routes: Sequence[Route]) -> str:
     if not named:
         known = ", ".join(sorted({repr(route.name) for route in routes}))
         return f"no route is called that; there are: {known}"
-    websocket = [route for route in named if route.websocket]
+    websocket = [route for route in named if route.has_sessions]
     if any(route.kind == "tcp" for route in named):
         return "is a route of TCP connections; hooks are for WebSocket routes"
     if not websocket:

@@ -115,7 +115,9 @@ class Passage(Connection):
         if service.draining:
             raise Draining
         route = service.passages.match(self.listener.name, record.host)
+        assert route.upstream is not None, "the configuration sees to that"
         record.route, record.upstream = route.name, route.upstream
+        service.admit_request(route, host_of(self.client))
         place = service.admit(route, host_of(self.client))
         attempt = None
         try:

@@ -32,11 +32,14 @@ from .service import Service
 T = TypeVar("T")
 
 
-def key_of(upstream: Upstream, request: Request, facts: ClientFacts) -> bytes:
-    """Return what the policy `hash` goes by; for the others it is no matter."""
+def key_of(upstream: Upstream, request: Request, target: str, facts: ClientFacts) -> bytes:
+    """Return what the policy `hash` goes by; for the others it is no matter.
+
+    `target` is as the client sent it: what the route makes of it may have lost the query.
+    """
     if upstream.config.balance != "hash":
         return b""
-    return hash_key(upstream.config.hash_on, facts.address, request.target, request.headers)
+    return hash_key(upstream.config.hash_on, facts.address, target.encode(), request.headers)
 
 
 @attrs.define(eq=False)

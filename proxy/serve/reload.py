@@ -33,7 +33,7 @@ from .service import Service
 #: How often it is looked, in seconds, whether upstreams that were taken away can be forgotten.
 _TURN: Final = 1.0
 #: The sections of a configuration that are of nothing in particular.
-_SETTINGS: Final = ("timeouts", "limits", "shutdown", "log")
+_SETTINGS: Final = ("timeouts", "limits", "shutdown", "log", "error_pages")
 #: By what they are known by: what they are called, and what is said of them.
 _Things = dict[Hashable, tuple[str, object]]
 

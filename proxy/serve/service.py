@@ -38,7 +38,7 @@ from proxy.wire.closing import Ending
 from proxy.wire.headers import HeadLimits
 from proxy.wire.tunnel import Side, Tunnel
 
-from .admission import Admission, Place
+from .admission import Admission, Place, check_address
 from .hooks import Hooks, check_hooks
 from .leave import Drain, DrainProgress, Leave, turns
 from .listeners import labels
@@ -214,6 +214,18 @@ class Service:
         ):
             return Splice(self._splicer, client, node, tunnel, terms, self.timers, stagger=stagger)
         return PumpRelay(client, node, tunnel, terms, self.timers, stagger=stagger)
+
+    def admit_request(self, route: Route, client: str) -> None:
+        """Let a request or handshake of a route pass, or not; `client` is its address.
+
+        Raises:
+            AddressDenied, TooMany: not.
+        """
+        check_address(route, client)
+        if route.requests is not None:
+            admission = self._admissions[self.routes.key(route)]
+            remembered = self.config.limits.addresses
+            admission.check_request(route.requests, client, trio.current_time(), remembered)
 
     def admit(self, route: Route, client: str) -> Place:
         """Return a place for one more session of a route.

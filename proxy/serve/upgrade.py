@@ -25,7 +25,7 @@ from proxy.wire.headers import ClientFacts
 from proxy.wire.tunnel import Tunnel
 
 from .admission import Place
-from .forward import relay_response
+from .download import relay_response
 from .hooked import Way, consult
 from .hooks import Hooks
 from .reach import Attempt, Reach, key_of
@@ -93,7 +93,7 @@ class Upgrading:
             # A reload may have come meanwhile.
             upstream = service.upstreams.get(way.upstream.name, way.upstream)
             way = attrs.evolve(way, upstream=upstream)
-        key = key_of(way.upstream, self.request, self.facts)
+        key = key_of(way.upstream, self.request, self.record.target, self.facts)
         reach = Reach(service, way.upstream, self.record, key=key, hung_up=hung_up, only=way.only)
         ask = partial(ask_node, upgrade=way.upgrade, facts=self.facts)
         attempt, (node, answer) = await reach.ask(ask)

@@ -35,6 +35,7 @@ CLIENT_FACTS = frozenset(
     b"x-real-ip x-request-id".split()
 )
 _NOT_FOR_NODES = HOP_BY_HOP | CLIENT_FACTS
+_NOT_TO_DISGUISE = _NOT_FOR_NODES | {b"host", b"content-length"}
 _END = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 #: Control characters, and a CR that ends no line.
@@ -202,9 +203,19 @@ class ClientFacts:
         }
 
 
+def _is_disguised(name: bytes) -> bool:
+    """Whether a node behind CGI, WSGI or the like would take it for one that is not a client's.
+
+    There `_` and `-` are one.
+    """
+    return b"_" in name and name.lower().replace(b"_", b"-") in _NOT_TO_DISGUISE
+
+
 def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     """Return the headers of a client's request as a node gets them."""
     heads, kept = facts.heads, end_to_end(headers, _NOT_FOR_NODES)
+    if any(b"_" in name for name, _ in kept):
+        kept = [pair for pair in kept if not _is_disguised(pair[0])]
     host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
     hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
     if heads.x_forwarded:

@@ -12,6 +12,7 @@ from .headers import Headers
 
 #: RFC 9110 section 15, in its words; Python's are those of older ones.
 REASONS: Final = {
+    200: b"OK",
     400: b"Bad Request",
     403: b"Forbidden",
     404: b"Not Found",
@@ -33,10 +34,12 @@ REASONS: Final = {
 
 def answer_to(refusal: Refusal, request_id: str) -> tuple[bytes, Headers, bytes]:
     """Return the reason phrase, headers and body of an error's answer."""
-    reason = REASONS.get(refusal.status) or _phrase(refusal.status)
+    reason = reason_phrase(refusal.status)
     headers, body = _content(refusal, reason, request_id)
+    if refusal.status != 204:
+        # RFC 9110 section 8.6
+        headers.append((b"Content-Length", b"%d" % len(body)))
     headers += [
-        (b"Content-Length", b"%d" % len(body)),
         (b"Proxy-Status", b"tidegate; error=" + refusal.token.encode()),
         *refusal.headers,
     ]
@@ -55,7 +58,10 @@ def _content(refusal: Refusal, reason: bytes, request_id: str) -> tuple[Headers,
     return headers, b"%d %s: %s (%s)\n" % facts
 
 
-def _phrase(status: int) -> bytes:
+def reason_phrase(status: int) -> bytes:
+    """Return what stands behind a status, nothing if that is none of HTTP's."""
+    if status in REASONS:
+        return REASONS[status]
     with suppress(ValueError):
         return HTTPStatus(status).phrase.encode()
     return b""

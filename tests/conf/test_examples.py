@@ -9,10 +9,12 @@ import attrs
 import pytest
 import trustme
 
+from proxy.config import http as http_module
 from proxy.config import route as route_module
 from proxy.config import upstream as upstream_module
+from proxy.config.http import Redirect, Respond
 from proxy.config.load import parse_config
-from proxy.config.model import Config
+from proxy.config.model import Config, Limits, Timeouts
 from proxy.config.route import Route
 from proxy.config.upstream import Probe, Rebalance, Upstream
 from proxy.io.tls import make_contexts
@@ -62,7 +64,11 @@ def test_reference_gives_the_defaults(load: Any) -> None:
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
-    route, passage = config.routes
+    route, *others = config.routes
+    assert route.has_sessions
+    assert not any(other.has_sessions for other in others)
+    assert config.error_pages == {}
+    passage = others[-1]
     assert passage == Route(upstream=passage.upstream, listener=passage.listener, sni=passage.sni)
     assert route == Route(
         path=route.path,
@@ -84,15 +90,30 @@ def test_reference_gives_the_defaults(load: Any) -> None:
 
 def test_reference_names_every_key() -> None:
     text = (CONF / "reference.toml").read_text()
-    classes = [Config, *vars(route_module).values(), *vars(upstream_module).values()]
+    classes = [
+        Config,
+        *vars(http_module).values(),
+        *vars(route_module).values(),
+        *vars(upstream_module).values(),
+    ]
     names = {
         field.name
         for one in classes
         if isinstance(one, type) and attrs.has(one)
         for field in attrs.fields(one)
-    } - {"path", "host", "srv", "port"}
+    } - {"path", "host", "srv", "port", "range"}
     for section in ("timeouts", "limits", "forwarding", "shutdown", "log"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         names |= {inner.name for inner in attrs.fields(field.default.factory)}  # type: ignore[union-attr]
 
     assert not {name for name in names if name not in text}
+
+
+def test_reference_shows_the_defaults_of_answers(load: Any) -> None:
+    """Those that cannot stand with the others of a route are in routes of their own."""
+    _, api, old, health, _ = load(CONF / "reference.toml").routes
+
+    assert (api.response_timeout, api.body_timeout) == (Timeouts().response, Timeouts().body)
+    assert api.body_bytes == Limits().body_bytes
+    assert old.redirect == Redirect(host=old.redirect.host, scheme="https", port=443)
+    assert health.respond == Respond(body="ok\n", content_type=Respond(body="ok\n").media_type)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from proxy.config.address import Address
 from proxy.config.forwarding import Forwarding, Hsts
 from proxy.config.headers import HeaderRules
+from proxy.config.http import Redirect, RequestRate, Respond, Rewrite
 from proxy.config.load import load_config, parse_config
 from proxy.config.model import (
     Certificate,
@@ -30,6 +31,8 @@ from proxy.config.model import (
     Shutdown,
     Timeouts,
 )
+from proxy.config.network import Network
+from proxy.config.page import PAGE_BYTES, Page
 from proxy.config.route import Ping, Route, SessionLimits
 from proxy.config.upstream import (
     DetectDrain,
@@ -117,7 +120,39 @@ FULL: dict[str, Any] = {
             },
             "response_headers": {"set": {"X-Frame-Options": "DENY"}},
         },
-        {"prefix": "/api", "upstream": "deepstream"},
+        {
+            "prefix": "/api",
+            "upstream": "deepstream",
+            "methods": ["GET", "POST"],
+            "headers": {"X-Version": "2"},
+            "rewrite": {"replace_prefix": "/v1"},
+            "drop_query": True,
+            "allow": ["10.0.0.0/8", "unix"],
+            "deny": ["10.0.0.7"],
+            "requests": {"per_second": 2, "burst": 5},
+            "error_pages": {"502": "page.html"},
+            "response_timeout": 5,
+            "body_timeout": 6,
+            "body_bytes": 7,
+        },
+        {
+            "prefix": "/old",
+            "rewrite": {"strip_prefix": "/old"},
+            "redirect": {"scheme": "https", "host": "new.example", "port": 444, "status": 301},
+        },
+        {"path": "/one", "redirect": {"path": "/other"}},
+        {"path": "/a", "rewrite": {"path": "/b"}, "upstream": "deepstream"},
+        {
+            "path": "/sorry",
+            "respond": {
+                "status": 503,
+                "file": "page.html",
+                "content_type": "text/html",
+                "headers": {"X-A": "b"},
+                "retry_after": 9,
+            },
+        },
+        {"path": "/healthz", "respond": {"body": "ok"}},
         {
             "listener": "inside",
             "sni": "*.Example.org",
@@ -125,6 +160,7 @@ FULL: dict[str, Any] = {
             "half_close_timeout": 12,
         },
     ],
+    "error_pages": {"5xx": "page.html"},
     "upstreams": {
         "deepstream": {
             "nodes": [
@@ -249,6 +285,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config")
     for name in ("cert.pem", "key.pem"):
         (path / name).touch()
+    (path / "page.html").write_text("<p>Sorry.")
     return path
 
 
@@ -360,13 +397,51 @@ def test_full(folder: Path) -> None:
         nodes=(Node(address=Address(path="/run/mqtt")),), probe=Probe(kind="websocket", send="x")
     )
 
+    page = Page(folder / "page.html", b"<p>Sorry.")
+    others = [
+        Route(
+            prefix="/api",
+            upstream="deepstream",
+            methods=("GET", "POST"),
+            headers={"X-Version": "2"},
+            rewrite=Rewrite(replace_prefix="/v1"),
+            drop_query=True,
+            allow=(Network.parse("10.0.0.0/8"), Network(None)),
+            deny=(Network.parse("10.0.0.7/32"),),
+            requests=RequestRate(per_second=2.0, burst=5),
+            error_pages={"502": page},
+            response_timeout=5.0,
+            body_timeout=6.0,
+            body_bytes=7,
+        ),
+        Route(
+            prefix="/old",
+            rewrite=Rewrite(strip_prefix="/old"),
+            redirect=Redirect(scheme="https", host="new.example", port=444, status=301),
+        ),
+        Route(path="/one", redirect=Redirect(path="/other")),
+        Route(path="/a", rewrite=Rewrite(path="/b"), upstream="deepstream"),
+        Route(
+            path="/sorry",
+            respond=Respond(
+                status=503,
+                file=page,
+                content_type="text/html",
+                headers={"X-A": "b"},
+                retry_after=9,
+            ),
+        ),
+        Route(path="/healthz", respond=Respond(body="ok")),
+    ]
+
     passage = Route(
         listener="inside", sni="*.example.org", upstream="mqtt", half_close_timeout=12.0
     )
 
     assert parse_config(document(FULL), folder=folder) == Config(
         listeners=(public, inside),
-        routes=(socket, Route(prefix="/api", upstream="deepstream"), passage),
+        routes=(socket, *others, passage),
+        error_pages={"5xx": page},
         upstreams={"deepstream": deepstream, "mqtt": mqtt},
         timeouts=Timeouts(
             handshake=1.5,
@@ -442,13 +517,53 @@ def test_whole_number_for_a_number_becomes_one() -> None:
 BALANCES = (
     "must be one of 'least_connections', 'round_robin', 'random_two', 'hash', 'least_latency', not"
 )
-SECTIONS = "forwarding, limits, listeners, log, routes, shutdown, timeouts, upstreams, workers"
+SECTIONS = (
+    "error_pages, forwarding, limits, listeners, log, routes, shutdown, timeouts, upstreams, "
+    "workers"
+)
+STRING = "must be a string"
 INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true or false"
 
 
 @pytest.mark.parametrize(
     ("part", "text", "path", "reason"),
     [
+        # What routes ask for, and answer.
+        ("more", 'error_pages.502 = "t"', "error_pages.502", "no such file: t"),
+        ("more", "error_pages.200 = 1", "error_pages.200", f"{STRING}, not a whole number"),
+        (
+            "route",
+            'methods = ["get"]',
+            "routes[0].methods",
+            """must be methods like "GET", in capitals: 'get'""",
+        ),
+        (
+            "route",
+            'allow = ["10.0.0.1/8"]',
+            "routes[0].allow[0]",
+            "'10.0.0.1/8' is no range: 10.0.0.0/8 has it in it",
+        ),
+        ("route", 'deny = "unix"', "routes[0].deny", "must be an array, not a string"),
+        ("route", "requests = {}", "routes[0].requests.per_second", "is missing"),
+        (
+            "route",
+            "rewrite = {}",
+            "routes[0].rewrite",
+            'needs one of "strip_prefix", "replace_prefix" and "path"',
+        ),
+        (
+            "route",
+            'respond = { body = "" }',
+            "routes[0]",
+            'needs one of "upstream", "redirect" and "respond"',
+        ),
+        (
+            "route",
+            'redirect.scheme = "ws"',
+            "routes[0].redirect.scheme",
+            "must be one of 'http', 'https', not 'ws'",
+        ),
+        ("route", "body_bytes = -1", "routes[0].body_bytes", f"must be from 0 to {2**50}, not -1"),
         # Types are never coerced.
         ("listener", 'backlog = "80"', "listeners[0].backlog", f"{INT}, not a string"),
         ("listener", "backlog = 1.0", "listeners[0].backlog", f"{INT}, not a number"),
@@ -706,6 +821,16 @@ def test_one_fault(part: str, text: str, path: str, reason: str) -> None:
     assert problems(minimal(**{part: text})) == [f"{path}: {reason}"]
 
 
+def test_what_was_right_once_does_not_make_wrong_things_right(tmp_path: Path) -> None:
+    """What reads a folder's files is kept, whatever kinds of tables it has come to know since."""
+    parse_config(minimal(route="headers = { A = '1' }"), folder=tmp_path)
+    parse_config(minimal(more="error_pages = {}"), folder=tmp_path)
+
+    assert problems(minimal(route="headers = []"), tmp_path) == [
+        "routes[0].headers: must be a table, not an array",
+    ]
+
+
 def test_references_and_duplicates() -> None:
     more = """
 [[routes]]
@@ -751,10 +876,11 @@ def test_all_faults_at_once() -> None:
 
 
 def test_empty_file_lacks_what_has_no_default() -> None:
-    assert problems("") == ["listeners: is missing", "routes: is missing", "upstreams: is missing"]
+    assert problems("") == ["listeners: is missing", "routes: is missing"]
     assert problems("[[listeners]]\n[[routes]]\n[upstreams.one]") == [
         "listeners[0].bind: is missing",
-        "routes[0].upstream: is missing",
+        'routes[0]: needs one of "upstream", "redirect" and "respond"',
+        'routes[0]: needs either "path" (exact) or "prefix"',
         "upstreams.one.nodes: is missing",
     ]
 
@@ -815,12 +941,26 @@ def test_folder_is_no_file(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+def test_pages_are_read_with_the_file(tmp_path: Path) -> None:
+    """And are as they were then: what is sent does not change without a reload."""
+    file = tmp_path / "sorry.html"
+    file.write_bytes(bytes(PAGE_BYTES))
+    text = minimal(more='error_pages.502 = "sorry.html"')
+    config = parse_config(text, folder=tmp_path)
+
+    assert config.error_pages["502"].body == bytes(PAGE_BYTES)
+    file.write_bytes(bytes(PAGE_BYTES + 1))
+    assert problems(text, tmp_path) == [f"error_pages.502: has more than 256 KiB: {file}"]
+    file.unlink()
+    assert problems(text, tmp_path) == [f"error_pages.502: no such file: {file}"]
+
+
 def test_file_names_itself_in_faults(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text("workers = 2")
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "t.toml")
 
-    assert len(caught.value.problems) == 4
+    assert len(caught.value.problems) == 3
     assert all(line.startswith(f"{tmp_path}/t.toml: ") for line in caught.value.problems)
 
 
@@ -891,7 +1031,7 @@ def test_any_damage_is_a_config_error(folder: Path, data: dict[str, Any]) -> Non
     except ConfigError as exc:
         lines = str(exc).splitlines()
     else:
-        assert {route.upstream for route in config.routes} <= set(config.upstreams)
+        assert {route.upstream for route in config.routes} <= {None, *config.upstreams}
         return
 
     assert lines

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.config.address import Address
 from proxy.config.checks import Invalid
+from proxy.config.http import Redirect, Respond, Rewrite
 from proxy.config.model import (
     Certificate,
     Config,
@@ -150,6 +151,10 @@ def test_names_must_be_there() -> None:
         (route("/a", host="h"), False),
         (route("/a", websocket=True), False),
         (Route(prefix="/a", upstream="one"), False),
+        (route("/a", methods=("GET",)), False),
+        (route("/a", headers={"X": "1"}), False),
+        (Route(path="/a", respond=Respond()), False),
+        (route("/a", drop_query=True), True),
     ],
 )
 def test_route_that_could_never_match(other: Route, *, same: bool) -> None:
@@ -160,6 +165,54 @@ def test_route_that_could_never_match(other: Route, *, same: bool) -> None:
         config(route("/a"), other)
 
     assert caught.value.faults == (("routes[1]", "is the same as routes[0]"),)
+
+
+def test_names_of_headers_and_order_of_methods_make_no_difference() -> None:
+    one = route("/a", methods=("GET", "PUT"), headers={"X-A": "1", "X-B": "2"})
+    other = route("/a", methods=("PUT", "HEAD", "GET"), headers={"x-b": "2", "x-a": "1"})
+    with pytest.raises(Invalid) as caught:
+        config(one, other)
+
+    assert caught.value.faults == (("routes[1]", "is the same as routes[0]"),)
+
+
+@pytest.mark.parametrize(
+    ("redirect", "more", "loops"),
+    [
+        (Redirect(scheme="http"), {}, True),
+        (Redirect(scheme="http"), {"listener": "plain"}, True),
+        (Redirect(scheme="https"), {"listener": "plain"}, False),
+        (Redirect(scheme="https"), {"listener": "secure"}, True),
+        (Redirect(scheme="https"), {}, True),
+        (Redirect(scheme="https", host="h"), {}, False),
+        (Redirect(scheme="https", port=8443), {}, False),
+        (Redirect(scheme="https", path="/x"), {}, False),
+        (Redirect(scheme="https"), {"rewrite": Rewrite(strip_prefix="/a")}, False),
+    ],
+)
+def test_redirect_to_itself(redirect: Redirect, more: dict[str, Any], *, loops: bool) -> None:
+    """A browser would go round until it gives up: so it is a fault of the file."""
+    listeners = (
+        Listener(bind=BIND, name="plain"),
+        Listener(bind=Address("h", 2), name="secure", tls=TLS),
+    )
+    one = Route(prefix="/a", redirect=redirect, **more)
+    if not loops:
+        assert config(one, listeners=listeners).routes == (one,)
+        return
+    with pytest.raises(Invalid) as caught:
+        config(one, listeners=listeners)
+
+    ((key, reason),) = caught.value.faults
+    name = "plain" if redirect.scheme == "http" else "secure"
+    assert key == "routes[0].redirect"
+    assert reason.startswith(f"leads to itself on listener {name!r}, which is {redirect.scheme}")
+
+
+def test_upstreams_need_not_be_there() -> None:
+    one = Route(path="/healthz", respond=Respond(body="ok"))
+
+    assert Config(listeners=(Listener(bind=BIND),), routes=(one,)).upstreams == {}
 
 
 def test_path_that_looks_like_a_prefix_is_another_route() -> None:
@@ -199,7 +252,7 @@ def test_listeners_that_are_the_same(listeners: list[Listener], faults: list[str
     "make",
     [
         lambda: Route(path="/a", upstream="one", host="a.example:443"),
-        lambda: Route(path="/a", upstream="one", host="*.example"),
+        lambda: Route(path="/a", upstream="one", host="*example"),
         lambda: Route(path="/a", upstream="one", host="[::1]"),
         # It looks like an IPv6 address, but is a name with a port.
         lambda: Route(path="/a", upstream="one", host="cafe:443"),
@@ -216,7 +269,9 @@ def test_what_could_never_work(make: Callable[[], object]) -> None:
         make()
 
 
-@pytest.mark.parametrize("host", ["a", "RT.example.org", "192.0.2.7", "::1", "a_b-c.d"])
+@pytest.mark.parametrize(
+    "host", ["a", "*.Example", "RT.example.org", "192.0.2.7", "::1", "a_b-c.d"]
+)
 def test_hosts(host: str) -> None:
     assert Route(path="/a", upstream="one", host=host).host == host.lower()
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.config.checks import Invalid
+from proxy.config.http import Redirect, Respond, Rewrite
 from proxy.config.route import Ping, Route, SessionLimits
 
 
@@ -90,6 +91,119 @@ def test_limits_that_need_frames(name: str) -> None:
         route(frames="tunnel", limits=SessionLimits(**limit))
 
     assert caught.value.faults == ((f"limits.{name}", 'cannot be kept with frames = "tunnel"'),)
+
+
+TO_HTTPS = Redirect(scheme="https")
+OK = Respond(body="ok")
+
+
+@pytest.mark.parametrize(
+    ("keys", "faults"),
+    [
+        ({"upstream": None}, [("", 'needs one of "upstream", "redirect" and "respond"')]),
+        ({"respond": OK}, [("", 'needs one of "upstream", "redirect" and "respond"')]),
+        ({"upstream": None, "redirect": TO_HTTPS}, []),
+        ({"upstream": None, "respond": OK, "websocket": False}, []),
+        ({"prefix": "/"}, [("", 'needs either "path" (exact) or "prefix"')]),
+        ({"path": None}, [("", 'needs either "path" (exact) or "prefix"')]),
+        (
+            {"methods": ("GET",)},
+            [("methods", "means nothing here: a WebSocket handshake is a GET")],
+        ),
+        ({"methods": ("GET",), "websocket": False}, []),
+        ({"methods": ("GET",), "path": None, "prefix": "/"}, []),
+        ({"rewrite": Rewrite(path="/b")}, []),
+        (
+            {"rewrite": Rewrite(strip_prefix="/b")},
+            [("rewrite.strip_prefix", "is not how '/a' begins")],
+        ),
+        (
+            {"upstream": None, "respond": OK, "rewrite": Rewrite(path="/b"), "drop_query": True},
+            [
+                ("rewrite", "means nothing to a fixed response"),
+                ("drop_query", "means nothing to a fixed response"),
+            ],
+        ),
+        (
+            {"upstream": None, "redirect": Redirect(path="/b"), "rewrite": Rewrite(path="/c")},
+            [("rewrite", "means nothing here: redirect.path takes its place")],
+        ),
+        ({"upstream": None, "redirect": TO_HTTPS, "rewrite": Rewrite(path="/c")}, []),
+        ({"upstream": None, "redirect": Redirect(), "rewrite": Rewrite(path="/c")}, []),
+        ({"upstream": None, "redirect": Redirect(path="/b")}, []),
+        (
+            {"upstream": None, "redirect": Redirect(path="/a?b")},
+            [("redirect", "leads to where it comes from")],
+        ),
+        (
+            {"upstream": None, "path": None, "prefix": "/", "redirect": Redirect(path="/a")},
+            [("redirect", "leads to where it comes from")],
+        ),
+        (
+            {
+                "upstream": None,
+                "websocket": False,
+                "methods": ("POST",),
+                "redirect": Redirect(path="/a", status=303),
+            },
+            [],
+        ),
+        (
+            {"upstream": None, "redirect": Redirect(path="/a")},
+            [("redirect", "leads to where it comes from")],
+        ),
+        (
+            {"upstream": None, "redirect": Redirect(status=302), "drop_query": True},
+            [("redirect", "leads to where it comes from")],
+        ),
+        (
+            {"upstream": None, "redirect": TO_HTTPS, "body_bytes": 1, "response_timeout": 1.0},
+            [
+                ("response_timeout", "is for routes with an upstream only"),
+                ("body_bytes", "is for routes with an upstream only"),
+            ],
+        ),
+        (
+            {"upstream": None, "respond": OK, "origins": ("https://a",)},
+            [("origins", "is for WebSocket routes only")],
+        ),
+    ],
+)
+def test_what_goes_together(keys: dict[str, Any], faults: list[tuple[str, str]]) -> None:
+    if not faults:
+        route(**keys)
+        return
+    with pytest.raises(Invalid) as caught:
+        route(**keys)
+
+    assert list(caught.value.faults) == faults
+
+
+@pytest.mark.parametrize(
+    ("keys", "plain", "handshakes"),
+    [
+        ({}, False, True),
+        ({"websocket": False}, True, False),
+        ({"path": None, "prefix": "/"}, True, True),
+        ({"path": None, "prefix": "/", "websocket": False}, True, False),
+        # What is answered here, is so whoever asks.
+        ({"upstream": None, "respond": OK, "websocket": False}, True, True),
+        ({"upstream": None, "respond": OK}, False, True),
+    ],
+)
+def test_what_it_takes(keys: dict[str, Any], *, plain: bool, handshakes: bool) -> None:
+    one = route(**keys)
+
+    assert one.takes == (plain, handshakes)
+    assert one.has_sessions == (handshakes and one.upstream is not None)
+
+
+def test_get_is_head_too() -> None:
+    both, one = frozenset(("GET", "HEAD", "PUT")), frozenset(("PUT",))
+
+    assert route(websocket=False, methods=("GET", "PUT")).allowed_methods == both
+    assert route(websocket=False, methods=("PUT",)).allowed_methods == one
+    assert route().allowed_methods is None
 
 
 def test_no_pings_in_a_tunnel() -> None:

@@ -110,14 +110,14 @@ def test_a_key_that_is_not_known_to_be_of_tcp_is_not() -> None:
 
     @attrs.frozen
     class Later(Route):
-        rewrite: str = ""
+        later: str = ""
 
     later = object.__new__(Later)
     for name, value in attrs.asdict(tcp(), recurse=False).items():
         object.__setattr__(later, name, value)
-    object.__setattr__(later, "rewrite", "/x")
+    object.__setattr__(later, "later", "/x")
 
-    assert [key for key, _ in route_faults(later)] == ["rewrite"]
+    assert [key for key, _ in route_faults(later)] == ["later"]
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ async def test_refusal_with_an_answer_of_its_own(status: int, line: bytes) -> No
     send, http, peer = client()
     await send.send_all(GET)
     await http.read_request()
-    await http.refuse(Denied(status, headers=[(b"X-Why", b"so")], body=b"{}"), "id")
+    await http.refuse(Denied(status=status, headers=[(b"X-Why", b"so")], body=b"{}"), "id")
     answer = bytes(await peer.receive_some())
 
     assert answer == (

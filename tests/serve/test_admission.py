@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.route import SessionLimits
-from proxy.errors import RouteFull, TooMany
-from proxy.serve.admission import Admission, Place
+from proxy.config.http import RequestRate
+from proxy.config.network import Network
+from proxy.config.route import Route, SessionLimits
+from proxy.errors import AddressDenied, RouteFull, TooMany
+from proxy.serve.admission import Admission, Place, check_address
 
 from .world import ACCEPTED, CONFIG, UPGRADE, answering, open_world, read_head, status, token
 
@@ -113,6 +116,126 @@ def test_addresses_that_were_quiet_are_forgotten() -> None:
     admit(admission, "198.51.100.1", NOW + 10, handshakes_per_second=10.0)
 
     assert admission.addresses == 1
+
+
+LIMIT = RequestRate(per_second=2.0, burst=3)
+
+
+def test_requests_of_an_address() -> None:
+    """So many at once, then so many a second; an address of its own each, of IPv6 each /64."""
+    admission = Admission()
+    for n in range(3):
+        admission.check_request(LIMIT, f"2001:db8::{n}", NOW, 1000)
+    with pytest.raises(TooMany) as caught:
+        admission.check_request(LIMIT, "2001:db8::9", NOW, 1000)
+    assert caught.value.detail == "Too many requests from this address."
+    assert (caught.value.status, caught.value.headers) == (429, ((b"Retry-After", b"1"),))
+    admission.check_request(LIMIT, "192.0.2.1", NOW, 1000)
+
+    admission.check_request(LIMIT, "2001:db8::9", NOW + 0.51, 1000)
+    with pytest.raises(TooMany):
+        admission.check_request(LIMIT, "2001:db8::9", NOW + 0.51, 1000)
+    # They are no handshakes.
+    admit(admission, "2001:db8::9", NOW + 0.51, handshakes_per_second=1.0)
+
+
+def test_retry_after_is_when_one_more_may_come() -> None:
+    admission, slow = Admission(), RequestRate(per_second=0.1, burst=1)
+    admission.check_request(slow, "192.0.2.1", NOW, 1000)
+    with pytest.raises(TooMany) as caught:
+        admission.check_request(slow, "192.0.2.1", NOW + 2.5, 1000)
+
+    assert caught.value.headers == ((b"Retry-After", b"8"),)
+    admission.check_request(slow, "192.0.2.1", NOW + 2.5 + 8, 1000)
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=60))
+def test_no_second_has_more_than_burst_and_rate(pauses: list[float]) -> None:
+    admission, now, passed = Admission(), NOW, []
+    for pause in pauses:
+        now += pause
+        with suppress(TooMany):
+            admission.check_request(LIMIT, "192.0.2.1", now, 1000)
+            passed.append(now)
+    for start in passed:
+        within = [one for one in passed if start <= one <= start + 1]
+        assert len(within) <= LIMIT.burst + LIMIT.per_second
+
+
+def test_addresses_of_requests_are_bounded() -> None:
+    admission = Admission()
+    for n in range(100):
+        admission.check_request(LIMIT, f"192.0.2.{n}", NOW, 10)
+
+    assert admission.addresses == 10
+
+
+NETS = {
+    "none": ((), ()),
+    "allow": (("10.0.0.0/8", "unix"), ()),
+    "deny": ((), ("10.0.0.7",)),
+    "both": (("10.0.0.0/8",), ("10.0.0.0/24",)),
+}
+
+
+@pytest.mark.parametrize(
+    ("nets", "client", "may"),
+    [
+        ("none", "192.0.2.1", True),
+        ("none", "unix", True),
+        ("none", "gone", True),
+        ("allow", "10.0.0.7", True),
+        ("allow", "::ffff:10.0.0.7", True),
+        ("allow", "unix", True),
+        ("allow", "192.0.2.1", False),
+        ("allow", "::1", False),
+        ("allow", "gone", False),
+        ("deny", "10.0.0.7", False),
+        ("deny", "::ffff:10.0.0.7", False),
+        ("deny", "10.0.0.8", True),
+        ("deny", "unix", True),
+        ("both", "10.0.1.1", True),
+        ("both", "10.0.0.1", False),
+        ("both", "192.0.2.1", False),
+    ],
+)
+def test_who_may_come(nets: str, client: str, *, may: bool) -> None:
+    allow, deny = (tuple(map(Network.parse, texts)) for texts in NETS[nets])
+    route = Route(path="/", upstream="u", allow=allow, deny=deny)
+    if may:
+        check_address(route, client)
+        return
+    with pytest.raises(AddressDenied):
+        check_address(route, client)
+
+
+@pytest.mark.parametrize("request_", [UPGRADE, b"GET /api/x HTTP/1.1\r\nHost: h\r\n\r\n"])
+async def test_who_may_not_come_gets_no_further(request_: bytes) -> None:
+    config = CONFIG.replace("[[routes]]", '[[routes]]\ndeny = ["192.0.2.0/24"]')
+    async with open_world(config) as world:
+        answer = await world.ask(request_)
+
+    assert (status(answer), token(answer)) == (403, "http_request_denied")
+    assert world.dialled == []
+
+
+async def test_requests_and_handshakes_count_alike(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Also on one connection; and those that are answered here."""
+    config = CONFIG.replace("[[routes]]", "[[routes]]\nrequests = { per_second = 0.1, burst = 3 }")
+    config = config.replace('prefix = "/api"\nupstream = "nodes"', 'prefix = "/"\nrespond = {}')
+    get = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+    async with open_world(config) as world:
+        answer = await world.ask(get * 4)
+        assert answer.count(b"HTTP/1.1 200 ") == 3
+        assert answer.count(b"HTTP/1.1 429 ") == 1
+        assert b"\r\nRetry-After: 10\r\n" in answer
+        # Another route counts for itself.
+        statuses = [status(await world.ask(UPGRADE)) for _ in range(4)]
+        assert statuses == [502, 500, 500, 429]
+        await trio.sleep(10)
+        assert status(await world.ask(get)) == 200
 
 
 def test_another_pace_begins_anew() -> None:

@@ -179,6 +179,10 @@ prefix = "/both"
 websocket = true
 upstream = "nodes"
 [[routes]]
+path = "/here"
+websocket = true
+respond = {}
+[[routes]]
 path = "/twice"
 upstream = "nodes"
 [[routes]]
@@ -205,8 +209,10 @@ async def on_message(session: SessionView, message: Message) -> Message:
         (
             "/deepsteam",
             "hooks: '/deepsteam': no route is called that; there are: '/api*', '/both*', "
-            "'/deepstream', '/twice', 'tcp:mqtt', 'tunnel.example/t'",
+            "'/deepstream', '/here', '/twice', 'tcp:mqtt', 'tunnel.example/t'",
         ),
+        # It answers handshakes by itself: nobody would ever be asked.
+        ("/here", "hooks: '/here': is a route of plain requests; hooks are for WebSocket routes"),
         ("/api*", "hooks: '/api*': is a route of plain requests; hooks are for WebSocket routes"),
         (
             "tcp:mqtt",

@@ -119,6 +119,15 @@ async def status(stream: trio.abc.Stream, path: str) -> int:
     return int(bytes(await stream.receive_some())[9:12])
 
 
+async def text(stream: trio.abc.Stream, path: str) -> bytes:
+    """Return the body of an answer, on a connection that is kept."""
+    await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    received = b""
+    while not (body := received.partition(b"\r\n\r\n")[2]):
+        received += await stream.receive_some()
+    return body
+
+
 async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110  nobody tells
         await trio.sleep(0.01)
@@ -189,6 +198,17 @@ LISTENER = BASE.partition("[[listeners]]")[2]
             (route(), TWO),
             (route(), TWO, "[limits]\nconnections = 5\n[log]\naccess = false\n"),
             {"settings": ("limits", "log")},
+        ),
+        (
+            (route(), TWO),
+            (route(), TWO, f"[error_pages]\n404 = '{__file__}'\n"),
+            {"settings": ("error_pages",)},
+        ),
+        # One that is for other requests is another route.
+        (
+            ('[[routes]]\npath = "/x"\nupstream = "nodes"\nmethods = ["GET"]\n', TWO),
+            ('[[routes]]\npath = "/x"\nupstream = "nodes"\n', TWO),
+            {"routes": changes(added="/x", removed="/x")},
         ),
     ],
 )
@@ -659,3 +679,35 @@ async def test_hooks_go_with_their_routes() -> None:
         assert list(server.service.hooks) == ["/other"]
         await server.reload(config, hooks={})
         assert not server.service.hooks
+
+
+# Pages.
+
+
+async def test_a_page_is_as_the_last_reload_has_read_it(tmp_path: Path) -> None:
+    page = tmp_path / "sorry.html"
+    page.write_text("one")
+    async with open_rig(folder=tmp_path) as rig:
+        parts = (BASE, route(), HTTP, pool(rig.nodes[0].address))
+        config = "".join((*parts, '[error_pages]\n404 = "sorry.html"\n'))
+        await rig.server.reload(parse_config(config, folder=tmp_path))
+        client = await rig.open()
+        assert await text(client, "/none") == b"one"
+        page.write_text("two")
+        assert await text(client, "/none") == b"one"
+        reloaded = await rig.server.reload(parse_config(config, folder=tmp_path))
+
+        assert reloaded.settings == ("error_pages",)
+        assert await text(client, "/none") == b"two"
+
+
+async def test_what_a_client_has_used_up_a_reload_does_not_give_back() -> None:
+    limited = HTTP.rstrip() + "\nrequests = { per_second = 0.001, burst = 1 }\n"
+    async with open_rig() as rig:
+        path = HTTP.partition('prefix = "')[2].partition('"')[0]
+        for number in range(2):
+            config = "".join((BASE, route(), limited, pool(rig.nodes[0].address)))
+            config += f"[limits]\nheaders = {50 + number}\n"
+            await rig.server.reload(parse_config(config))
+            answer = await status(await rig.open(), path)
+            assert (answer == 429) is bool(number)

@@ -120,6 +120,32 @@ async def open_rig(
                 yield Rig(server, resources)
 
 
+@pytest.mark.parametrize(
+    ("bind", "allow", "passes"),
+    [
+        ("unix", "unix", True),
+        ("unix", "127.0.0.0/8", False),
+        ("127.0.0.1:0", "127.0.0.0/8", True),
+        ("127.0.0.1:0", "unix", False),
+        ("[::1]:0", "::1", True),
+        ("[::1]:0", "127.0.0.0/8", False),
+    ],
+)
+async def test_who_may_come(bind: str, allow: str, tmp_path: Path, *, passes: bool) -> None:
+    """By the addresses that clients of each kind of socket really have."""
+    bind = f"unix:{tmp_path}/s" if bind == "unix" else bind
+    template = TEMPLATE.replace("websocket = true", f'websocket = true\nallow = ["{allow}"]')
+    async with open_rig(bind=bind, template=template) as rig:
+        if passes:
+            client = await rig.connect()
+            assert await challenge(client) == ACCEPT
+            await client.close()
+            return
+        with pytest.raises(Rejected) as caught:
+            await rig.connect()
+        assert caught.value.status == 403
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix"])
 async def test_serves_on_every_kind_of_address(bind: str, tmp_path: Path) -> None:
     bind = f"unix:{tmp_path}/s" if bind == "unix" else bind

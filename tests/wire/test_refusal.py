@@ -21,7 +21,9 @@ def test_an_answer_tells_what_and_why() -> None:
 
 
 def test_one_with_an_answer_of_its_own_has_that() -> None:
-    reason, headers, body = answer_to(Denied(302, headers=[(b"Location", b"/x")]), "id")
+    reason, headers, body = answer_to(
+        Denied(status=302, headers=[(b"Location", b"/x")], body=b""), "id"
+    )
 
     assert (reason, body) == (b"Found", b"")
     assert headers == [
@@ -32,4 +34,4 @@ def test_one_with_an_answer_of_its_own_has_that() -> None:
 
 
 def test_statuses_that_nobody_knows_have_no_phrase() -> None:
-    assert answer_to(Denied(599), "id")[0] == b""
+    assert answer_to(Denied(status=599), "id")[0] == b""

@@ -12,15 +12,11 @@ from proxy import errors
 from proxy.errors import (
     BadRequest,
     ConfigError,
-    Draining,
-    Full,
     NodeError,
     NoNode,
     NoRoute,
     Refusal,
     TidegateError,
-    UpgradeRequired,
-    WrongVersion,
 )
 from proxy.wire.refusal import REASONS
 
@@ -58,21 +54,6 @@ REGISTRY = {
     "proxy_internal_error",
     "proxy_configuration_error",
     "proxy_loop_detected",
-}
-
-#: Status; may the next node be asked; does it count against this one?
-NODE_ERRORS = {
-    "NodeError": (502, False, True),
-    "DialError": (502, True, True),
-    "DialRefused": (502, True, True),
-    "DialTimeout": (502, True, True),
-    "NodeTlsError": (502, True, True),
-    "DnsError": (502, True, True),
-    "ClosedEarly": (502, True, False),
-    "NodeUnwilling": (502, True, True),
-    "BadResponse": (502, False, True),
-    "BadUpgradeResponse": (502, False, True),
-    "ResponseTimeout": (504, False, True),
 }
 
 
@@ -146,46 +127,10 @@ def test_answer_can_be_written(kind: type[Refusal]) -> None:
     assert error.detail.endswith(".")
 
 
-@pytest.mark.parametrize("name", NODE_ERRORS)
-def test_what_follows_for_the_node(name: str) -> None:
-    kind = getattr(errors, name)
-    error = kind("127.0.0.1:6020", "why")
-
-    assert NODE_ERRORS[name] == (error.status, error.retry, error.counts)
-    assert (error.node, error.detail) == ("127.0.0.1:6020", "why")
-
-
-def test_node_errors_are_all_in_the_table() -> None:
-    assert {kind.__name__ for kind in subclasses(NodeError)} == set(NODE_ERRORS)
-
-
 def test_detail_replaces_the_summary() -> None:
     assert BadRequest("two Host headers").detail == "two Host headers"
     assert NoRoute(headers=[(b"a", b"b")]).headers == ((b"a", b"b"),)
     assert NoRoute().headers == ()
-
-
-@pytest.mark.parametrize(
-    ("error", "header"),
-    [
-        (WrongVersion(), (b"Sec-WebSocket-Version", b"13")),
-        (UpgradeRequired(), (b"Upgrade", b"websocket")),
-        (Draining(), (b"Retry-After", b"1")),
-        (Full(), (b"Retry-After", b"5")),
-        (Full(retry_after=9), (b"Retry-After", b"9")),
-        (NoNode("up"), (b"Retry-After", b"1")),
-        (NoNode("up", retry_after=30), (b"Retry-After", b"30")),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Refusal) else value[1].decode(),
-)
-def test_headers(error: Refusal, header: tuple[bytes, bytes]) -> None:
-    assert error.headers == (header,)
-
-
-def test_no_node_has_its_upstream_and_status() -> None:
-    error = NoNode("deepstream", status=503)
-
-    assert (error.upstream, error.status, NoNode.status) == ("deepstream", 503, 500)
 
 
 def test_config_error_is_one_line_per_fault() -> None:
