@@ -196,11 +196,11 @@ def _measure_cpu(bench: Bench, scenario: Scenario, node: Service, proxy: Service
 
 def _sample(scenario: Scenario, result: dict[str, Any], used: Cpu, load: Cpu) -> Sample:
     seconds = result["seconds"]
-    # Where sessions are counted, one of them is the unit.
+    # Where sessions or requests are counted, one of them is the unit.
     units = result["messages"] * (scenario.relayed or 1)
     if not units:
         raise TurnFailed("nothing came through in time")
-    scale = 1e6 if scenario.unit == "µs/message" else 1e3
+    scale = 1e3 if scenario.unit == "ms/session" else 1e6
     return Sample(
         cost=used.total * scale / units,
         user=used.user * scale / units,

@@ -85,7 +85,11 @@ http {{
 {temporary}
   access_log off;
   gzip off;
-  upstream node {{ server 127.0.0.1:{place.node_port}; }}
+  upstream node {{
+    server 127.0.0.1:{place.node_port};
+    keepalive 64;
+    keepalive_requests 1000000000;
+  }}
   server {{
     listen 127.0.0.1:{place.port} ssl backlog=4096;
     ssl_certificate {place.cert};
@@ -100,6 +104,13 @@ http {{
       proxy_read_timeout 1h;
       proxy_send_timeout 1h;
       {buffers}
+    }}
+    keepalive_requests 1000000000;
+    location /api {{
+      proxy_pass http://node;
+      proxy_http_version 1.1;
+      proxy_set_header Host $host;
+      proxy_set_header Connection "";
     }}
   }}
 }}
@@ -124,7 +135,7 @@ defaults
   timeout tunnel 1h
 frontend public
   bind 127.0.0.1:{place.port} ssl crt {place.pem} backlog 4096
-  acl deepstream path /deepstream
+  acl deepstream path /deepstream /api
   http-request deny deny_status 404 unless deepstream
   default_backend nodes
 backend nodes
@@ -139,7 +150,10 @@ def _envoy_socket(port: int) -> dict[str, object]:
 
 def _envoy_filters(place: Place) -> list[dict[str, object]]:
     types = "type.googleapis.com/envoy.extensions.filters"
-    route = {"match": {"path": "/deepstream"}, "route": {"cluster": "node", "timeout": "0s"}}
+    routes = [
+        {"match": {"path": path}, "route": {"cluster": "node", "timeout": "0s"}}
+        for path in ("/deepstream", "/api")
+    ]
     return [
         {
             "name": "http",
@@ -152,7 +166,7 @@ def _envoy_filters(place: Place) -> list[dict[str, object]]:
                 "delayed_close_timeout": "0s",
                 "upgrade_configs": [{"upgrade_type": "websocket"}],
                 "route_config": {
-                    "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]
+                    "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]
                 },
                 "http_filters": [
                     {
@@ -239,6 +253,10 @@ path = "/deepstream"
 websocket = true
 upstream = "node"
 {route}
+
+[[routes]]
+prefix = "/api"
+upstream = "node"
 
 [upstreams.node]
 nodes = [ "127.0.0.1:{place.node_port}" ]

@@ -111,7 +111,8 @@ def _alone_line(outcome: Outcome) -> str:
     alone = outcome.alone
     if alone is None:
         return ""
-    unit = "sessions" if outcome.scenario.unit == "ms/session" else "relayed messages"
+    units = {"ms/session": "sessions", "µs/request": "requests"}
+    unit = units.get(outcome.scenario.unit, "relayed messages")
     return f"  without a proxy, over plain TCP, the load would make {alone.rate:.0f} {unit}/s"
 
 

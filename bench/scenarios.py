@@ -2,6 +2,7 @@
 
 A message counts once for each direction in which the proxy relays it: an echo is two relayed
 messages, a push is one.  A new session is TCP, TLS, the upgrade, one echo and the Close handshake.
+A request counts once, with its answer; connections are kept on both sides.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Scenario:
     name: str
     title: str
     drive: str  # the generator's mode and options
-    unit: Literal["µs/message", "ms/session", "KiB/session", "µs/leg"]
+    unit: Literal["µs/message", "µs/request", "ms/session", "KiB/session", "µs/leg"]
     relayed: int = 0  # relayed messages per message that the generator counted
     sessions: int = 0  # what an idle figure is divided by
     goals: tuple[Goal, ...] = ()
@@ -39,13 +40,14 @@ class Scenario:
     of_curve: bool = False  # a point of a curve: without the load alone
     also: tuple[str, ...] = ()  # variants that are measured too
     just: tuple[str, ...] = ()  # only these proxies
+    without: tuple[str, ...] = ()  # not these, which can't
     base: str = "nginx"  # what the ratios are to
 
     def wants(self, peer: str, *, variant: bool) -> bool:
         """Return whether a proxy is measured in it."""
         if self.just or self.ready_legs:
             return peer in (self.just or ("tidegate",))
-        return not variant or peer in self.also
+        return peer not in self.without and (not variant or peer in self.also)
 
 
 #: nginx is measured with larger buffers too, and the better one counts.
@@ -126,6 +128,22 @@ SCENARIOS = (
         drive="connect --sessions 16 --size 128 --resume",
         unit="ms/session",
         goals=(Goal(1.6),),
+    ),
+    Scenario(
+        name="get",
+        title="HTTP, 64 connections, GET of 128 B",
+        drive="get --sessions 64 --size 128 --path /api",
+        unit="µs/request",
+        goals=(Goal(4.0),),
+        without=("websockets",),
+    ),
+    Scenario(
+        name="post",
+        title="HTTP, 64 connections, POST of 128 B, answered with as much",
+        drive="post --sessions 64 --size 128 --path /api",
+        unit="µs/request",
+        goals=(Goal(4.0),),
+        without=("websockets",),
     ),
     Scenario(
         name="idle-1000",

@@ -19,8 +19,8 @@
 enum { EVENTS = 256, OPENING_MAX = 64 };
 static const uint64_t SECOND = 1000000000;
 
-enum mode { CLOSED_LOOP, OPEN_LOOP, PUSH, CONNECT, IDLE };
-static const char *const mode_names[] = {"echo", "open", "push", "connect", "idle"};
+enum mode { CLOSED_LOOP, OPEN_LOOP, PUSH, CONNECT, IDLE, GET, POST };
+static const char *const mode_names[] = {"echo", "open", "push", "connect", "idle", "get", "post"};
 
 static struct {
     enum mode mode;
@@ -45,6 +45,11 @@ static uint32_t started, opened, closed;
 static uint64_t outstanding, measured, full_handshakes;
 static bool opening = true, sending, measuring, input_ended;
 static uint64_t due, interval, next_session;
+
+/* Whether every answer is followed by the next question. */
+static bool asks_again(void) {
+    return option.mode == CLOSED_LOOP || option.mode == GET || option.mode == POST;
+}
 
 static void send_message(struct session *s, uint32_t kind, uint64_t stamp) {
     struct message m = {s->sent, stamp, s->id, kind};
@@ -103,7 +108,7 @@ static void on_message(struct session *s, const struct message *m) {
         full_handshakes += !s->resumed;
         latency_add(now - m->stamp);
     }
-    if (option.mode == CLOSED_LOOP && sending)
+    if (asks_again() && sending)
         send_message(s, KIND_ECHO, now);
     else if (option.mode == CONNECT)
         session_put_close(s);
@@ -176,7 +181,7 @@ static void send_on_all(uint32_t kind, uint64_t stamp, uint32_t depth) {
 }
 
 static void begin_work(void) {
-    if (option.mode == CLOSED_LOOP) {
+    if (asks_again()) {
         send_on_all(KIND_ECHO, 0, option.depth);
     } else if (option.mode == PUSH) {
         double per_session = option.rate / option.sessions;
@@ -244,7 +249,7 @@ static enum mode mode_named(const char *name) {
     for (size_t i = 0; i < sizeof mode_names / sizeof *mode_names; i++)
         if (strcmp(name, mode_names[i]) == 0)
             return (enum mode)i;
-    fail("no mode %s: echo, open, push, connect or idle", name);
+    fail("no mode %s: echo, open, push, connect, idle, get or post", name);
 }
 
 static void parse(int argc, char **argv) {
@@ -276,6 +281,8 @@ static void parse(int argc, char **argv) {
         fail("usage: load drive MODE --port N [--plain] [--resume] [--sessions N] [--size BYTES] "
              "[--depth N] [--rate PER_SECOND] [--warmup S] [--seconds S] [--patience S]");
     option.mode = mode_named(argv[optind]);
+    if (option.mode == GET || option.mode == POST)
+        option.target.method = option.mode == GET ? "GET" : "POST";
     if (option.target.port == 0 || option.sessions == 0 || option.depth == 0 || option.rate <= 0 ||
         option.size < MESSAGE_HEAD || option.size > MESSAGE_MAX)
         fail("an option is out of its range");

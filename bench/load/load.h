@@ -59,6 +59,11 @@ bool message_read(const uint8_t *in, size_t size, struct message *m);
 void websocket_accept(const char *key, size_t key_len, char out[ACCEPT_SIZE]);
 const char *http_header(const char *head, const char *name, size_t *len);
 
+void http_ask(struct buf *out, const char *method, const char *path, size_t size,
+              const struct message *m);
+bool http_answer(struct buf *in, struct message *m);
+void http_serve(struct buf *in, struct buf *out, bool *last);
+
 int node_main(int argc, char **argv);
 int drive_main(int argc, char **argv);
 

@@ -1,4 +1,5 @@
-/* The node behind the proxy: a plain-TCP WebSocket server that echoes, and pushes when asked to. */
+/* The node behind the proxy: over plain TCP it echoes WebSocket messages, pushes them when asked to,
+   and answers HTTP requests. */
 #define _GNU_SOURCE
 #include "load.h"
 
@@ -16,7 +17,7 @@ enum { READ_ROOM = 64 << 10, BACKLOG_MAX = 32 << 20, EVENTS = 256, READS_PER_TUR
 
 struct peer {
     int fd;
-    bool upgraded, closing, writing;
+    bool upgraded, http, closing, writing;
     struct buf in, out;
     /* While pushing it stands in a list. */
     bool pushing;
@@ -89,16 +90,20 @@ static bool flush(struct peer *p) {
     return true;
 }
 
-static bool upgrade(struct peer *p) {
+static void upgrade(struct peer *p) {
     char *head = (char *)buf_head(&p->in), accept[ACCEPT_SIZE];
     size_t key_len, len = buf_len(&p->in);
     char *end = memmem(head, len, "\r\n\r\n", 4);
     if (end == NULL)
-        return true;
+        return;
     *end = '\0';
     const char *key = http_header(head, "Sec-WebSocket-Key", &key_len);
-    if (key == NULL)
-        return false;
+    if (key == NULL) {
+        *end = '\r';
+        p->http = true;
+        http_serve(&p->in, &p->out, &p->closing);
+        return;
+    }
     websocket_accept(key, key_len, accept);
     uint8_t *room = buf_room(&p->out, 256);
     int n = snprintf((char *)room, 256,
@@ -108,7 +113,6 @@ static bool upgrade(struct peer *p) {
     p->out.end += (size_t)n;
     buf_take(&p->in, (size_t)(end + 4 - head));
     p->upgraded = true;
-    return true;
 }
 
 static void put_message(struct peer *p, size_t size, const struct message *m) {
@@ -218,8 +222,11 @@ static void receive(struct peer *p) {
             return;
         }
         p->in.end += (size_t)n;
-        bool good = p->upgraded || upgrade(p);
-        if (!good || (p->upgraded && !answer_frames(p)))
+        if (p->http)
+            http_serve(&p->in, &p->out, &p->closing);
+        else if (!p->upgraded)
+            upgrade(p);
+        if (p->upgraded && !answer_frames(p))
             fail("the node got something that isn't a WebSocket client");
         if ((size_t)n < size)
             break;

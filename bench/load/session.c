@@ -1,4 +1,5 @@
-/* The life of a client session: connect, TLS, upgrade, messages, Close.
+/* The life of a client session: connect, TLS, upgrade, messages, Close; of an HTTP connection there
+   are requests and answers in place of the last three.
 
    A step that would block returns and is taken up at the next event; the sockets are level-triggered,
    so that nothing has to be read to its end. */
@@ -184,19 +185,39 @@ static void put_frame(struct session *s, unsigned opcode, const uint8_t *payload
 }
 
 void session_put(struct session *s, size_t size, const struct message *m) {
+    s->sent++;
+    if (target.method) {
+        http_ask(&s->out, target.method, target.path, size, m);
+        return;
+    }
     uint64_t mask = random_next();
     uint8_t *out = buf_room(&s->out, size + FRAME_HEAD_MAX);
     size_t head = frame_head(out, OP_BINARY, size, (uint8_t *)&mask);
     message_write(out + head, size, m);
     frame_mask(out + head, out + head, size, (uint8_t *)&mask);
     s->out.end += head + size;
-    s->sent++;
 }
 
 void session_put_close(struct session *s) {
+    if (target.method) {
+        finish(s);
+        return;
+    }
     static const uint8_t normal[2] = {1000 >> 8, 1000 & 0xff};
     put_frame(s, OP_CLOSE, normal, sizeof normal);
     s->phase = CLOSING;
+}
+
+static void take_message(struct session *s, const struct message *m) {
+    if (m->session != s->id)
+        fail("session %u got a message of session %u", s->id, m->session);
+    story.message(s, m);
+}
+
+static void take_answers(struct session *s) {
+    struct message m;
+    while (s->phase == OPEN && http_answer(&s->in, &m))
+        take_message(s, &m);
 }
 
 static void take_frame(struct session *s, const struct frame *f, const uint8_t *payload) {
@@ -205,9 +226,7 @@ static void take_frame(struct session *s, const struct frame *f, const uint8_t *
     case OP_BINARY:
         if (!message_read(payload, f->len, &m))
             fail("session %u: a corrupted message of %zu bytes", s->id, f->len);
-        if (m.session != s->id)
-            fail("session %u got a message of session %u", s->id, m.session);
-        story.message(s, &m);
+        take_message(s, &m);
         return;
     case OP_PING:
         put_frame(s, OP_PONG, payload, f->len);
@@ -254,6 +273,17 @@ static void ask_upgrade(struct session *s) {
     session_flush(s);
 }
 
+/* The connection stands: the first thing to be said on it. */
+static void begin_talk(struct session *s) {
+    if (!target.method) {
+        ask_upgrade(s);
+        return;
+    }
+    s->phase = OPEN;
+    story.opened(s);
+    session_flush(s);
+}
+
 static void take_upgrade(struct session *s) {
     char *head = (char *)buf_head(&s->in);
     char *end = memmem(head, buf_len(&s->in), "\r\n\r\n", 4);
@@ -288,7 +318,7 @@ static void advance_tls(struct session *s) {
     if (done < 0)
         return;
     s->resumed = SSL_session_reused(s->ssl);
-    ask_upgrade(s);
+    begin_talk(s);
 }
 
 static void check_connected(struct session *s) {
@@ -317,7 +347,9 @@ static void take_all(struct session *s) {
         s->in.end += (size_t)n;
         if (s->phase == UPGRADING)
             take_upgrade(s);
-        if (s->phase >= OPEN)
+        if (target.method)
+            take_answers(s);
+        else if (s->phase >= OPEN)
             take_frames(s);
         bool full = (size_t)n == size && turn < READS_PER_TURN;
         more = full || (s->ssl && SSL_has_pending(s->ssl));
@@ -331,7 +363,7 @@ void session_event(struct session *s) {
         if (!target.plain)
             begin_tls(s);
         else
-            ask_upgrade(s);
+            begin_talk(s);
     }
     if (s->phase == SECURING)
         advance_tls(s);

@@ -1,4 +1,4 @@
-/* One WebSocket client session over TLS 1.3 or plain TCP, non-blocking. */
+/* One WebSocket client session, or a kept HTTP connection, over TLS 1.3 or plain TCP, non-blocking. */
 #ifndef SESSION_H
 #define SESSION_H
 
@@ -28,6 +28,7 @@ struct target {
     uint16_t port;
     bool plain, resume;
     const char *path;
+    const char *method; /* of HTTP requests in place of a WebSocket; NULL: none */
 };
 
 void sessions_init(int epoll_fd, const struct target *target, const struct story *story);
