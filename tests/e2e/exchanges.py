@@ -91,7 +91,7 @@ def chunks(*pieces: bytes, trailers: bytes = b"", extension: bytes = b"") -> byt
 class Seen:
     """What a client has seen: of each answer the interim ones, head, body and trailers."""
 
-    answers: tuple[object, ...]
+    answers: tuple[tuple[object, ...], ...]
     #: What one more request was answered with, if the connection went on.
     next: object
 

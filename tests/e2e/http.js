@@ -24,6 +24,23 @@ function park(res) {
   meet()
 }
 
+// Asked for the next answer whose client has gone: says so.
+let left = 0
+let mourners = []
+
+function mourn() {
+  for (; left && mourners.length; left--) mourners.shift().end()
+}
+
+function watch(res) {
+  res.on('close', () => {
+    if (res.writableEnded) return
+    waiting = waiting.filter((one) => one !== res)
+    left++
+    mourn()
+  })
+}
+
 async function whole(req) {
   const pieces = []
   for await (const piece of req) pieces.push(piece)
@@ -121,11 +138,27 @@ const paths = {
   events(req, res) {
     res.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache' })
     res.write('data: 0\n\n')
+    watch(res)
     park(res)
   },
 
   poll(req, res) {
+    watch(res)
     park(res)
+  },
+
+  // Answered as soon as somebody waits.
+  parked(req, res) {
+    wanted.push((one) => {
+      waiting.unshift(one)
+      res.end()
+    })
+    meet()
+  },
+
+  gone(req, res) {
+    mourners.push(res)
+    mourn()
   },
 
   next(req, res, query) {

@@ -448,6 +448,22 @@ async def test_deepstream_is_the_same_through_the_proxy(certificate: Certificate
         assert await differences(DEEPSTREAM, node.address, proxy, certificate) == {}
 
 
+@pytest.mark.parametrize("path", ["poll", "events"])
+@pytest.mark.parametrize("way", ["plain", "tls"])
+async def test_a_node_learns_that_the_client_has_gone(
+    path: str, way: str, certificate: Certificate
+) -> None:
+    begun = [] if path == "poll" else [Until(b"data: 0\n\n")]
+    waiting = case("waiting", ask(f"/{path}"), *begun, Poke("/parked"), any_end=True)
+    gone = case("gone", ask("/gone"), Answer())
+    async with open_http_node() as node, open_front(certificate, node) as proxy:
+        trust = certificate if way == "tls" else None
+        # Hangs up at the end.
+        await run_case(waiting, node, proxy.address(way), trust)
+
+        assert (await run_case(gone, node, node, None)).answers[0][:2] == ((), (b"200", b"OK"))
+
+
 class Memory:
     """What a process takes more than it did, at its highest."""
 
