@@ -185,9 +185,15 @@ async def open_plain(address: str) -> AsyncIterator[trio.SocketStream]:
         yield stream
 
 
+def open_way(
+    address: str, certificate: Certificate | None
+) -> contextlib.AbstractAsyncContextManager[trio.abc.Stream]:
+    """Connect, over TLS if there is a certificate to trust."""
+    return open_tls(address, certificate) if certificate else open_plain(address)
+
+
 async def run_case(case: Case, node: str, address: str, certificate: Certificate | None) -> Seen:
     """Send a case to an address, over TLS if there is a certificate to trust."""
-    way = open_tls(address, certificate) if certificate else open_plain(address)
-    async with way as stream:
+    async with open_way(address, certificate) as stream:
         with deadline(PATIENCE, f"{case.name} at {address}"):
             return await Talk(stream, node).run(case)
