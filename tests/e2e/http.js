@@ -57,16 +57,16 @@ const paths = {
     res.end(text)
   },
 
-  // Piece by piece, trailers too.
+  // Piece by piece, trailers too for who says that it takes them (RFC 9110 section 6.5.1).
   async echo(req, res) {
-    const chunked = req.httpVersion === '1.1' && req.method !== 'HEAD'
+    const trailing = req.headers.te === 'trailers' && req.method !== 'HEAD'
     const type = req.headers['content-type'] || 'text/plain'
-    res.writeHead(200, { 'Content-Type': type, ...(chunked ? { Trailer: 'X-End' } : {}) })
+    res.writeHead(200, { 'Content-Type': type, ...(trailing ? { Trailer: 'X-End' } : {}) })
     res.flushHeaders()
     for await (const piece of req) res.write(piece)
     const trailers = []
     for (let i = 0; i < req.rawTrailers.length; i += 2) trailers.push([req.rawTrailers[i], req.rawTrailers[i + 1]])
-    if (chunked) res.addTrailers([['X-End', 'yes'], ...trailers])
+    if (trailing) res.addTrailers([['X-End', 'yes'], ...trailers])
     res.end()
   },
 
@@ -222,14 +222,14 @@ function serve(req, res) {
   })
 }
 
-// 100 is for the application to say, or not.
+// 100 is for the application to say, or not: who has the body already needs none.
 function expected(req, res) {
   if (req.url.startsWith('/early')) return serve(req, res)
   if (req.url.startsWith('/refused')) {
     res.writeHead(417, { Connection: 'close', 'Content-Length': 0 })
     return res.end()
   }
-  res.writeContinue()
+  if (!req.url.endsWith('?sent')) res.writeContinue()
   return serve(req, res)
 }
 

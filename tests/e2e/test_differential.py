@@ -238,7 +238,7 @@ BODIES = [
     ),
     case(
         "expect, not waiting",
-        ask("/length", EXPECT, method="PUT", body=b"body"),
+        ask("/length?sent", EXPECT, method="PUT", body=b"body"),
         Answer(),
         any_end=True,
     ),
