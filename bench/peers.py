@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["PEERS", "Peer", "Place"]
 
 HERE = Path(__file__).resolve().parent
+#: Debian's nginx loads it; others have it built in.
+_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 @attrs.frozen(kw_only=True)
@@ -121,10 +123,16 @@ http {{
     return command
 
 
+def _find_nginx_stream() -> list[str] | None:
+    found = _find("nginx")
+    if found and not _STREAM_MODULE.exists() and "--with-stream " not in _output(*found, "-V"):
+        return None
+    return found
+
+
 def _nginx_stream(found: list[str], place: Place) -> list[str]:
-    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
     text = f"""
-{f"load_module {module};" if module.exists() else ""}
+{f"load_module {_STREAM_MODULE};" if _STREAM_MODULE.exists() else ""}
 {"user root;" if os.geteuid() == 0 else ""}
 daemon off;
 worker_processes 1;
@@ -452,7 +460,7 @@ PEERS = (
     # Bytes, passed on unseen.
     Peer(
         name="nginx-stream",
-        find=lambda: _find("nginx"),
+        find=_find_nginx_stream,
         command=_nginx_stream,
         version=_nginx_version,
         install="apt-get install nginx libnginx-mod-stream",

@@ -66,7 +66,8 @@ class Exchange:
             record.ended_by, record.ending = "client", "client_lost"
             record.detail = record.detail or str(gone)
             raise
-        except trio.Cancelled:
+        except (trio.Cancelled, BaseExceptionGroup):
+            # Of one that waits for a node it is a nursery's group.
             record.ended_by, record.ending = "proxy", "cancelled"
             raise
         finally:

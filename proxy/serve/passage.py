@@ -58,8 +58,8 @@ class Passage(Connection):
         except Exception:
             LOG.exception("bug", extra={"id": record.id})
             self._refuse(InternalError(), record)
-        except BaseException:
-            # Of one that waits for a node it may be a nursery's group.
+        except (trio.Cancelled, BaseExceptionGroup):
+            # Of one that waits for a node it is a nursery's group.
             record.ended_by, record.ending = "proxy", "cancelled"
             raise
         finally:

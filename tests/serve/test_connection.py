@@ -139,3 +139,15 @@ def test_deadlines_are_never_infinite() -> None:
     values = attrs.astuple(Timeouts())
 
     assert all(0 < value < math.inf for value in values)
+
+
+async def test_one_that_is_cancelled_while_it_waits_leaves_a_record(autojump_clock: Clock) -> None:
+    async with open_world(CONFIG.replace("timeout = 0.0", "timeout = 60.0")) as world:
+        for node in world.service.upstreams["nodes"].nodes:
+            node.failed(trio.current_time(), unreachable=True)
+        await world.connect().send_all(UPGRADE)
+        await trio.testing.wait_all_tasks_blocked()
+        world.nursery.cancel_scope.cancel()
+        records = world.records
+
+    assert [(record.ended_by, record.ending) for record in records] == [("proxy", "cancelled")]
