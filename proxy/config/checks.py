@@ -101,15 +101,6 @@ def origin_list(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> 
             raise ValueError(f"must be like https://app.example.org, without a path: {origin!r}")
 
 
-def network_list(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
-    for network in value:
-        try:
-            _ = network == "unix" or ipaddress.ip_network(network)
-        except ValueError as exc:
-            allowed = 'a network like "10.0.0.0/8", an address, or "unix"'
-            raise ValueError(f"{network!r} is not {allowed}: {exc}") from exc
-
-
 def reachable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
     if not (value.path or value.port or value.srv):
         raise ValueError("a node needs a port")
@@ -123,29 +114,6 @@ def is_numeric(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@functools.lru_cache(maxsize=1024)
-def network(text: str) -> Network:
-    """Read an IP address, or a network of them as in 10.0.0.0/8.
-
-    Raises:
-        ValueError: it is neither; a network's address has nothing behind its prefix.
-    """
-    return ipaddress.ip_network(text)
-
-
-def networks_or_unix(_: object, __: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
-    for text in value:
-        if text == "unix":
-            continue
-        try:
-            network(text)
-        except ValueError as exc:
-            raise ValueError(f'must be networks like "10.0.0.0/8", or "unix": {exc}') from exc
 
 
 def bindable(_: object, __: attrs.Attribute[Any], value: Address) -> None:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import attrs
 
-from .checks import TOKEN, Invalid, count, network_list
+from .checks import TOKEN, Invalid, count
+from .network import Network, networks
 
 
 def _pseudonym(_: object, __: attrs.Attribute[Any], value: str) -> None:
@@ -26,7 +27,7 @@ class Forwarding:
 
     # Networks, and "unix" for whoever comes by a unix socket.  nginx's set_real_ip_from, Caddy's
     # trusted_proxies, Traefik's trustedIPs: none
-    trusted: tuple[str, ...] = attrs.field(default=(), validator=network_list)
+    trusted: tuple[Network, ...] = attrs.field(default=(), converter=networks)
     # nginx, HAProxy: none unless told; Caddy, Traefik, Envoy: X-Forwarded-*
     headers: Literal["x-forwarded", "forwarded", "both", "none"] = "x-forwarded"
     # Behind a trusted peer: the chain with the peer at its end, or the client's address alone.  A

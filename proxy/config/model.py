@@ -7,7 +7,6 @@ fields; `Config` checks that names refer to something.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +19,13 @@ from .checks import (
     Invalid,
     bindable,
     count,
-    network,
-    networks_or_unix,
     repeated,
     seconds,
     within,
 )
 from .forwarding import Forwarding, Hsts
 from .http import error_statuses
+from .network import Network, networks
 from .page import Page
 from .route import Route
 from .upstream import Drain, Upstream
@@ -64,14 +62,11 @@ class ListenerProxyProtocol:
 
     # Networks, and "unix" for the peers of a unix socket.  nginx: set_real_ip_from; HAProxy's
     # accept-proxy: anybody
-    trusted: tuple[str, ...] = attrs.field(validator=[validators.min_len(1), networks_or_unix])
+    trusted: tuple[Network, ...] = attrs.field(converter=networks, validator=validators.min_len(1))
 
     def trusts(self, host: str) -> bool:
         """Whether to believe a peer, an IP address or "unix"."""
-        if host == "unix":
-            return host in self.trusted
-        address = ipaddress.ip_address(host)
-        return any(one != "unix" and address in network(one) for one in self.trusted)
+        return any(host in network for network in self.trusted)
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+from collections.abc import Iterable
 
 import attrs
 
@@ -64,3 +65,12 @@ def ip_address(client: str) -> IpAddress | None:
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or address
     return address
+
+
+def networks(values: Iterable[Network | str]) -> tuple[Network, ...]:
+    """Return ranges, of which some may be as an operator writes them.
+
+    Raises:
+        ValueError: one is no range.
+    """
+    return tuple(Network.parse(value) if isinstance(value, str) else value for value in values)

@@ -34,7 +34,7 @@ from .http import (
     host_pattern,
     method_list,
 )
-from .network import Network
+from .network import Network, networks
 from .page import Page
 
 Frames = Literal["strict", "lenient", "tunnel"]
@@ -156,8 +156,8 @@ class Route:
     drop_query: bool = False
     # Who may come, and who may not whatever `allow` says; () allows all.  nginx: the first that
     # matches decides
-    allow: tuple[Network, ...] = ()
-    deny: tuple[Network, ...] = ()
+    allow: tuple[Network, ...] = attrs.field(default=(), converter=networks)
+    deny: tuple[Network, ...] = attrs.field(default=(), converter=networks)
     requests: RequestRate | None = None
     # Bodies of answers that the proxy makes itself, by status; before those of all routes
     error_pages: dict[str, Page] = attrs.field(factory=dict, validator=error_statuses)

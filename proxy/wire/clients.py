@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 import attrs
@@ -27,7 +25,6 @@ from .forwarded import (
     find_client,
     is_address,
     members,
-    node_name,
     read_forwarded,
     read_x_forwarded,
 )
@@ -61,8 +58,6 @@ class Clients:
         self._config: Forwarding = config.forwarding
         self._instance = b"-" + instance.encode()
         self._appends = self._config.forwarded_for == "append"
-        self._unix = "unix" in self._config.trusted
-        self._networks = _networks(self._config.trusted)
         self._plain = self._make_heads(None)
         # By identity: a route's hash would cost more than it saves.
         self._routes = config.routes
@@ -83,10 +78,7 @@ class Clients:
 
     def trusts(self, address: str) -> bool:
         """Whether what this peer says of others is believed; "unix" is one without an address."""
-        if not is_address(address):
-            return self._unix and address == "unix"
-        ip = _parsed(address)
-        return any(ip in network for network in self._networks)
+        return any(address in network for network in self._config.trusted)
 
     def check_hops(self, headers: Headers) -> None:
         """Refuse a request that has come too far, or through here before.
@@ -164,12 +156,3 @@ def _passed_on(chain: Sequence[Hop], client: Hop, own: Hop) -> tuple[Hop, ...]:
     One X-Forwarded-Host may be for all of them, and would come out as often.
     """
     return (*(hop if hop is client else Hop(hop.node) for hop in chain), own)
-
-
-@lru_cache(maxsize=1024)
-def _parsed(address: str) -> IPv4Address | IPv6Address:
-    return ip_address(node_name(address))
-
-
-def _networks(trusted: Sequence[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(network) for network in trusted if network != "unix")

@@ -17,7 +17,6 @@ from proxy.config.checks import (
     host_name,
     is_numeric,
     lower,
-    networks_or_unix,
     one_of,
     origin_list,
     reachable,
@@ -84,23 +83,6 @@ def verdict(check: Any, value: object) -> str | None:
         (reachable, Address(path="/s"), None),
         (reachable, Address(srv="_a._tcp.b"), None),
         (reachable, Address("n", 0), "a node needs a port"),
-        *[
-            (networks_or_unix, (text,), None)
-            for text in ("unix", "192.0.2.7", "10.0.0.0/8", "0.0.0.0/0", "::1", "fd00::/8")
-        ],
-        *[
-            (
-                networks_or_unix,
-                ("unix", text),
-                f'must be networks like "10.0.0.0/8", or "unix": {reason}',
-            )
-            for text, reason in [
-                ("10.0.0.1/8", "10.0.0.1/8 has host bits set"),
-                ("10.0.0.0/33", "'10.0.0.0/33' does not appear to be an IPv4 or IPv6 network"),
-                ("lb.example", "'lb.example' does not appear to be an IPv4 or IPv6 network"),
-                ("", "'' does not appear to be an IPv4 or IPv6 network"),
-            ]
-        ],
         (bindable, Address("n", 0), None),
         (bindable, Address(path="/s"), None),
         (bindable, Address(srv="_a._tcp.b"), "a listener cannot be bound to an SRV name"),

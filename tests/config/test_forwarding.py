@@ -8,6 +8,7 @@ from proxy.config.address import Address
 from proxy.config.checks import Invalid
 from proxy.config.forwarding import Forwarding, Hsts
 from proxy.config.model import Config, Listener
+from proxy.config.network import Network
 from proxy.config.route import Route
 from proxy.config.upstream import Node, Upstream
 
@@ -16,17 +17,12 @@ def test_nobody_is_trusted_by_default() -> None:
     assert Forwarding().trusted == ()
 
 
-@pytest.mark.parametrize(
-    "network", ["10.0.0.0/8", "10.0.0.1", "2001:db8::/32", "::1", "unix", "0.0.0.0/0"]
-)
-def test_networks(network: str) -> None:
-    assert Forwarding(trusted=(network,)).trusted == (network,)
+def test_networks_may_be_as_they_are_written() -> None:
+    trusted = Forwarding(trusted=("10.0.0.0/8", "unix")).trusted
 
-
-@pytest.mark.parametrize("network", ["", "10.0.0.1/8", "10.0.0", "example.org", "unix:/run/a", "*"])
-def test_what_is_no_network(network: str) -> None:
-    with pytest.raises(ValueError, match="is not a network like"):
-        Forwarding(trusted=("::1", network))
+    assert trusted == (Network.parse("10.0.0.0/8"), Network(None))
+    with pytest.raises(ValueError, match="is no range of addresses"):
+        Forwarding(trusted=("::1", "example.org"))
 
 
 @pytest.mark.parametrize("via", ["", "tidegate", "edge-1.example"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.network import Network, ip_address
+from proxy.config.network import Network, ip_address, networks
 
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
@@ -83,3 +83,11 @@ def test_a_range_has_its_first_and_last(address: ipaddress.IPv4Address, bits: in
 
 def test_addresses_are_remembered_up_to_a_bound() -> None:
     assert ip_address.cache_info().maxsize == 1024
+
+
+def test_ranges_may_be_written_or_made() -> None:
+    made = Network.parse("10.0.0.0/8")
+
+    assert networks(["10.0.0.0/8", made, "unix"]) == (made, made, Network(None))
+    with pytest.raises(ValueError, match="is no range"):
+        networks(["10.0.0.1/8"])

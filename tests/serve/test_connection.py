@@ -14,6 +14,7 @@ from tests.wire.strategies import frame
 
 from .world import (
     ACCEPTED,
+    CONFIG,
     UPGRADE,
     Recorder,
     open_world,
