@@ -101,8 +101,10 @@ class Reach:
     def next(self, error: NodeError | None) -> None:
         """Ask the next node, or wait for one."""
         self._error = error
-        if self._tried or self._tidegate.upstream.admits(self._tidegate.clock.now):
+        if self._tried:
             self._choose()
+        elif (node := self._tidegate.upstream.first(self._tidegate.clock.now)) is not None:
+            self._try(node)
         else:
             self._hold()
 

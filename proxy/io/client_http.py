@@ -13,6 +13,7 @@ import trio
 
 from proxy.errors import BadRequest, ClientGone, Refusal
 from proxy.wire.body import (
+    NO_BODY,
     Body,
     BodyCutShort,
     BodyError,
@@ -31,7 +32,6 @@ from proxy.wire.headers import (
 from proxy.wire.refusal import answer_to
 
 from .http1 import Http1
-from .transport import SocketTransport
 
 #: What a client may send ahead while its request waits for a node.
 EARLY_BYTES = 64 * 1024
@@ -51,7 +51,7 @@ class ClientHttp(Http1):
     def _reset(self) -> None:
         #: The current request as it was read, also if it was refused then.
         self.request: Request | None = None
-        self.body: Body = SizedBody(0)
+        self.body: Body = NO_BODY
         #: Of the answer: its head, until it goes out, and how its body is framed.
         self._head = b""
         self._chunked = self._bodiless = False
@@ -134,6 +134,8 @@ class ClientHttp(Http1):
 
     def whole_body(self, limit: int) -> bytes | None:
         """Return the request's body if all of it is here and it is no longer than `limit`."""
+        if self.body is NO_BODY:
+            return b""
         size = self.body.size if isinstance(self.body, SizedBody) else None
         if size is None or size > limit or size > len(self._buffer):
             return None
@@ -161,8 +163,8 @@ class ClientHttp(Http1):
         Of an `unread_body` nothing is read, and so over a socket only it is found out.
         """
         if unread_body:
-            if isinstance(self.stream, SocketTransport):
-                await self.stream.wait_hang_up()
+            if self._socket is not None:
+                await self._socket.wait_hang_up()
                 return
             await trio.sleep_forever()
         while len(self._buffer) < EARLY_BYTES:
@@ -184,14 +186,12 @@ class ClientHttp(Http1):
 
     def _has_whole_request(self) -> bool:
         """Whether what comes next is another request, with the rest of a body skipped."""
-        if self.request is None:
-            return False
+        return self.request is not None and (self.body.done or self._skip_body())
+
+    def _skip_body(self) -> bool:
         with suppress(BodyError):
-            while not self.body.done and self._buffer:
-                _, used = self.body.take(self._buffer)
-                self._buffer = self._buffer[used:]
-                if not used:
-                    break
+            while self._piece_nowait(self.body):
+                pass
         return self.body.done
 
     async def inform(self, status: int, reason: bytes, headers: Headers) -> None:

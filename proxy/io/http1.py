@@ -18,6 +18,8 @@ class Http1:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
+        # Asked once: with an abstract base class that takes as long as some of a request's steps.
+        self._socket = stream if isinstance(stream, SocketTransport) else None
         self._buffer = b""
         self._unsent = b""
         self._cut_short = False
@@ -25,9 +27,9 @@ class Http1:
         self.sent = False
 
     async def _receive(self) -> bytes:
-        if isinstance(self.stream, SocketTransport):
+        if self._socket is not None:
             # Nearly always nothing is there yet, and to look first would be in vain.
-            return await self.stream.receive_next()
+            return await self._socket.receive_next()
         return bytes(await self.stream.receive_some())
 
     def _send_nowait(self, data: bytes) -> bool:
@@ -39,11 +41,11 @@ class Http1:
         if self._cut_short or self._unsent:
             # Another task's sending, perhaps: to the peer this stream is as good as broken.
             raise trio.BrokenResourceError("an earlier send was cut short")
-        if not isinstance(self.stream, SocketTransport):
+        if self._socket is None:
             self._unsent = data
             return not data
         try:
-            done = self.stream.send(data)
+            done = self._socket.send(data)
         except OSError as exc:
             raise translated(exc) from exc
         self.sent = True

@@ -11,7 +11,7 @@ import h11
 import trio
 
 from proxy.errors import BadResponse, ClosedEarly
-from proxy.wire.body import Body, BodyError, EndlessBody, SizedBody, response_body
+from proxy.wire.body import NO_BODY, Body, BodyError, EndlessBody, response_body
 from proxy.wire.head import Response, find_response_head, read_response, write_request
 from proxy.wire.headers import Headers
 
@@ -29,7 +29,7 @@ class NodeHttp(Http1):
         self.node = node
         self.kept = kept
         #: Of the answer, once its head is there.
-        self.body: Body = SizedBody(0)
+        self.body: Body = NO_BODY
         self._method = b""
         self._heard = False
         self._stays = False

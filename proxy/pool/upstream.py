@@ -56,18 +56,19 @@ class Upstream:
         if len(self.hold):
             self.changed()
 
-    def admits(self, now: float) -> bool:
-        """Whether a new request may go on to `choose`, or has to queue first.
+    def first(self, now: float, key: bytes = b"") -> Node | None:
+        """Return the node to ask for a new request, None if it has to queue.
 
         It queues behind those who wait already; and where all nodes have just come back, it goes
         at the queue's pace: else all clients would meet the first node that is there.
         """
         candidates = self._candidates(now)
-        if len(self.hold) or (candidates and self._room(candidates) <= 0):
-            return False
-        if not self.config.hold.timeout or any(node.is_warm(now) for node in candidates):
-            return True
-        return not candidates or self.hold.admit(now, len(candidates))
+        if not candidates or len(self.hold) or self._room(candidates) <= 0:
+            return None
+        cold = self.config.hold.timeout and not any(node.is_warm(now) for node in candidates)
+        if cold and not self.hold.admit(now, len(candidates)):
+            return None
+        return self._policy(candidates, now, key, self._random)
 
     def choose(self, now: float, tried: Collection[Node] = (), key: bytes = b"") -> Node | None:
         """Return the node to ask next, None if none is left that may be asked and was not tried."""

@@ -34,9 +34,10 @@ from proxy.errors import (
 from proxy.io.client_http import ClientHttp
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.record import Record
+from proxy.wire.clients import Peer
 from proxy.wire.proxy_protocol import Source
 
-from .arrival import describe, hangs_up, read_source, shake_hands
+from .arrival import describe, hangs_up, host_of, read_source, shake_hands
 from .exchange import Exchange
 from .hooked import HookedSession, tell_closed
 from .service import Service
@@ -66,6 +67,7 @@ class Connection:
     surplus: bool = False
     #: What its PROXY header has said.
     source: Source | None = None
+    _peer: Peer | None = attrs.field(default=None, init=False)
 
     @property
     def listener(self) -> Listener:
@@ -141,7 +143,15 @@ class Connection:
         if source.ends is not None:
             client, destination = source.ends
             self.client = str(client) if client.host else "unix:"
+            self._peer = None
             self.port = destination.port
+
+    def peer(self) -> Peer:
+        """Return who it is from, as its listener is configured now."""
+        listener = self.listener
+        if self._peer is None or self._peer.listener is not listener:
+            self._peer = Peer(host_of(self.client), listener, self.port, self.scheme)
+        return self._peer
 
     def telling(self, record: Record) -> Callable[[], Source]:
         """Return what tells a node whose connection this is."""

@@ -12,12 +12,10 @@ from proxy.io.client_http import ClientHttp
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
-from proxy.wire.clients import Peer
 from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts, Headers, own_headers
 
 from .answer import add_page, onward, own_answer
-from .arrival import host_of
 from .forward import Forward
 from .reach import key_of
 from .routes import Asked
@@ -89,8 +87,11 @@ class Exchange:
         """Read, answer and account for a request whose first byte is there."""
         started = trio.current_time()
         try:
-            request = await self._read_head(deadline)
-            self._record.head_time = trio.current_time() - started
+            # Nearly always all of it is here.
+            request, self._record.head_time = self._head_nowait(), 0.0
+            if request is None:
+                request = await self._read_head(deadline)
+                self._record.head_time = trio.current_time() - started
             return await self._answer(request)
         except ClientGone:
             raise
@@ -117,7 +118,7 @@ class Exchange:
         facts = self._facts
         if facts is None:
             # Of a head that could not be read nothing is believed.
-            facts = self._service.clients.facts(self._peer(), [], self._record.id)
+            facts = self._service.clients.facts(self._connection.peer(), [], self._record.id)
         return own_headers(headers, facts)
 
     def _note(self, refusal: Refusal) -> None:
@@ -126,19 +127,26 @@ class Exchange:
         self._record.token, self._record.detail = refusal.token, refusal.detail
         self._record.ended_by = "proxy"
 
+    def _head_nowait(self) -> Request | None:
+        try:
+            return self._http.request_nowait()
+        finally:
+            self._note_request()
+
     async def _read_head(self, deadline: float) -> Request:
         try:
-            if (request := self._http.request_nowait()) is not None:
-                return request
             with trio.move_on_at(deadline):
                 return await self._http.read_request()
         finally:
-            if (request := self._http.request) is not None:
-                record = self._record
-                record.method = request.method.decode()
-                record.host = (request.get(b"host") or b"").decode("latin-1")
-                record.target = request.target.decode()
+            self._note_request()
         raise RequestTimeout("The request head was not complete in time.")
+
+    def _note_request(self) -> None:
+        if (request := self._http.request) is not None:
+            record = self._record
+            record.method = request.method.decode()
+            record.host = (request.get(b"host") or b"").decode("latin-1")
+            record.target = request.target.decode()
 
     async def _answer(self, request: Request) -> Established | None:
         """Route the request and have it answered: here, by a node, or with a session."""
@@ -177,7 +185,7 @@ class Exchange:
 
     def _meet(self, request: Request) -> ClientFacts:
         """Find out, and note, who the client is."""
-        peer, record = self._peer(), self._record
+        peer, record = self._connection.peer(), self._record
         version = request.http_version
         facts = self._service.clients.facts(peer, request.headers, record.id, version)
         facts.source = self._connection.telling(record)
@@ -186,8 +194,3 @@ class Exchange:
         if facts.request_id != record.id:
             record.request_id = facts.request_id
         return facts
-
-    def _peer(self) -> Peer:
-        connection = self._connection
-        where = connection.listener, connection.port, connection.scheme
-        return Peer(host_of(connection.client), *where)

@@ -241,7 +241,8 @@ class Forward:
 
     async def _await_head(self, node: NodeHttp) -> None:
         """Read the head of the answer, for as long as the client is there."""
-        with trio.CancelScope(deadline=min(self._answer_by, trio.current_time() + _PATIENCE)):
+        patient_until = self._answer_by - self._response_timeout + _PATIENCE
+        with trio.CancelScope(deadline=min(self._answer_by, patient_until)):
             self._response = await self._respond(node)
             return
         await self._while_there(partial(self._read_head, node))

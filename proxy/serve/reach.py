@@ -53,8 +53,8 @@ class Attempt:
     record: Record
     #: When all tries of this request are over.
     deadline: float
-    #: Whether another node can be asked after this one.
-    others: bool
+    #: Tells whether another node can be asked after this one.
+    others: Callable[[], bool]
     stream: trio.abc.Stream | None = None
     #: Whether the connection has been told whom it is for.
     announced: bool = False
@@ -123,6 +123,7 @@ class Reach:
     hung_up: Callable[[], Awaitable[object]] = trio.sleep_forever
     repeatable: Callable[[NodeError], bool] = lambda error: error.retry
     only: str | None = None
+    _began: float = attrs.field(init=False)
     _deadline: float = attrs.field(init=False)
     _held_until: float | None = attrs.field(init=False, default=None)
     _tried: list[Node] = attrs.field(init=False, factory=list)
@@ -131,7 +132,8 @@ class Reach:
         self._restart()
 
     def _restart(self) -> None:
-        self._deadline = trio.current_time() + self.service.config.timeouts.reach
+        self._began = trio.current_time()
+        self._deadline = self._began + self.service.config.timeouts.reach
         self._tried.clear()
 
     async def ask(self, ask: Callable[[Attempt], Awaitable[T]]) -> tuple[Attempt, T]:
@@ -172,17 +174,20 @@ class Reach:
         upstream = self.upstream
         if self.only is not None:
             return None if error else self._only_node(self.only)
-        first = bool(self._tried) or upstream.admits(trio.current_time())
+        if not self._tried:
+            if (node := upstream.first(self._began, self.key)) is not None:
+                return node
+            if not await self._hold():
+                return None
         while True:
             now = trio.current_time()
-            if first and (node := upstream.choose(now, self._tried, self.key)) is not None:
+            if (node := upstream.choose(now, self._tried, self.key)) is not None:
                 return node
-            if first and error is not None and upstream.any_left(now, ()):
+            if error is not None and upstream.any_left(now, ()):
                 # All that may be asked have been; another try would be the same again.
                 raise error
             if not await self._hold():
                 return None
-            first = True
 
     def _only_node(self, address: str) -> Node | None:
         now = trio.current_time()
@@ -243,10 +248,14 @@ class Reach:
         self._tried.append(node)
         record = self.record
         record.node, record.attempts = node.name, record.attempts + 1
-        now = trio.current_time()
-        others = self.only is None and self.upstream.any_left(now, self._tried)
         lease = node.lease()
-        return Attempt(self.service, self.upstream, lease, node, record, self._deadline, others)
+        return Attempt(
+            self.service, self.upstream, lease, node, record, self._deadline, self._others
+        )
+
+    def _others(self) -> bool:
+        """Whether another node can be asked after those that were."""
+        return self.only is None and self.upstream.any_left(trio.current_time(), self._tried)
 
     def _failed(self, node: Node, error: NodeError) -> None:
         """Note a failure; raise it again if no other node may be asked after it."""

@@ -148,6 +148,6 @@ async def ask_node(
     attempt.record.upgrade_time = trio.current_time() - started
     if response.status_code == 101:
         return node, client_response(upgrade, response.headers, node.node, facts)
-    if response.status_code in (502, 503, 504) and attempt.others:
+    if response.status_code in (502, 503, 504) and attempt.others():
         raise NodeUnwilling(node.node, f"The node answered with {response.status_code}.")
     return node, response

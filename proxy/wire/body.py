@@ -177,18 +177,23 @@ def _size(line: bytes) -> int:
     return int(match[1], 16)
 
 
+#: What most requests have: it is done from the beginning, and so it may be everybody's.
+NO_BODY: Final = SizedBody(0)
+
+
 def request_body(request: Request) -> Body:
     """Return the body of a request: it has one length, or is chunked."""
-    if request.get(b"transfer-encoding") is not None:
+    if b"transfer-encoding" in request.names:
         return ChunkedBody()
-    return SizedBody(int(request.get(b"content-length") or 0))
+    length = request.names.get(b"content-length")
+    return NO_BODY if length is None else SizedBody(int(length))
 
 
 def response_body(method: bytes, response: Response) -> Body:
     """Return the body of the answer to a request with this method (section 6.3)."""
     status = response.status_code
     if method == b"HEAD" or status < 200 or status in (204, 304):
-        return SizedBody(0)
+        return NO_BODY
     if response.get(b"transfer-encoding") is not None:
         return ChunkedBody()
     length = response.get(b"content-length")

@@ -124,12 +124,19 @@ def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Head
 
     `dropped` are the names to leave out besides those that `Connection` lists, in lower case.
     """
+    kept = []
+    listed: list[bytes] = []
+    for pair in headers:
+        name = pair[0].lower()
+        if name not in dropped:
+            kept.append(pair)
+        elif name == b"connection":
+            listed += [token.strip() for token in pair[1].lower().split(b",")]
     # Who lists these would have the next one misread where the body ends, or whom it serves; and
     # without Via no loop is found.
-    listed = {*tokens(headers, b"connection")} - {b"content-length", b"host", b"via"}
-    if not listed <= dropped:
-        dropped = dropped | listed
-    return [pair for pair in headers if pair[0].lower() not in dropped]
+    if more := {*listed} - dropped - {b"content-length", b"host", b"via"}:
+        kept = [pair for pair in kept if pair[0].lower() not in more]
+    return kept
 
 
 #: What has to be known before a body is read, or whom and for what it is for: in a trailer it is
@@ -193,6 +200,12 @@ class ClientFacts:
         """The address, or "unknown" (RFC 7239 section 6.2)."""
         return self.address if is_address(self.address) else UNKNOWN
 
+    def known_addresses(self) -> bytes:
+        """Return who was on the way here, the client first, as far as that is known."""
+        if self.hops:
+            return addresses(self.hops)
+        return self.address.encode() if is_address(self.address) else b""
+
     def words(self) -> dict[str, str]:
         """Return what the placeholders of a route's headers stand for."""
         return {
@@ -217,10 +230,9 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     if any(b"_" in name for name, _ in kept):
         kept = [pair for pair in kept if not _is_disguised(pair[0])]
     host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
-    hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
     if heads.x_forwarded:
         # Of a unix socket's peer there is none: a word would be taken for one.
-        if known := addresses(hops):
+        if known := facts.known_addresses():
             kept.append((b"X-Forwarded-For", known))
         kept += [
             (b"X-Forwarded-Proto", facts.scheme.encode()),
@@ -228,6 +240,7 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
             (b"X-Forwarded-Port", b"%d" % facts.port),
         ]
     if heads.forwarded:
+        hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
         kept.append((b"Forwarded", elements(hops)))
     if heads.request_id:
         kept.append((b"X-Request-Id", facts.request_id.encode()))

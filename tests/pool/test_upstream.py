@@ -425,11 +425,10 @@ def test_new_requests_queue_when_all_nodes_have_just_come_back() -> None:
         node.answered(NOW + 5)
 
     # 20 a second to each of two nodes, so many as a twentieth of a second is worth at once.
-    assert [upstream.admits(NOW + 5) for _ in range(4)] == [True, True, False, False]
-    assert sum(upstream.admits(NOW + 5 + 0.01 * step) for step in range(101)) == pytest.approx(
-        40, abs=2
-    )
-    assert all(upstream.admits(NOW + 16) for _ in range(100))
+    assert [upstream.first(NOW + 5) is None for _ in range(4)] == [False, False, True, True]
+    chosen = [upstream.first(NOW + 5 + 0.01 * step) for step in range(101)]
+    assert sum(node is not None for node in chosen) == pytest.approx(40, abs=2)
+    assert all(upstream.first(NOW + 16) for _ in range(100))
 
 
 def test_new_requests_do_not_queue_while_one_node_was_there_all_the_time() -> None:
@@ -437,7 +436,7 @@ def test_new_requests_do_not_queue_while_one_node_was_there_all_the_time() -> No
     refuse(upstream, upstream.nodes[0])
     upstream.nodes[0].answered(NOW + 5)
 
-    assert all(upstream.admits(NOW + 5) for _ in range(100))
+    assert all(upstream.first(NOW + 5) for _ in range(100))
 
 
 @pytest.mark.parametrize("options", [{"hold": Hold(timeout=0)}, {"slow_start": 0}])
@@ -448,23 +447,23 @@ def test_new_requests_do_not_queue_where_there_is_no_queue_or_no_slow_start(
     refuse(upstream, *upstream.nodes)
     upstream.nodes[0].answered(NOW + 5)
 
-    assert all(upstream.admits(NOW + 5) for _ in range(100))
+    assert all(upstream.first(NOW + 5) for _ in range(100))
 
 
 def test_new_requests_queue_behind_those_who_wait() -> None:
     upstream = make_upstream(1)
-    assert upstream.admits(NOW)
+    assert upstream.first(NOW)
     upstream.hold.join(lambda: None)
-    assert not upstream.admits(NOW)
+    assert upstream.first(NOW) is None
 
     upstream.hold.release_all()
-    assert upstream.admits(NOW)
+    assert upstream.first(NOW)
 
 
 def test_new_requests_find_out_for_themselves_that_there_is_nobody() -> None:
     upstream = make_upstream(1, probe=probe())
 
-    assert all(upstream.admits(NOW) for _ in range(100))
+    assert upstream.first(NOW) is None
     assert upstream.choose(NOW) is None
 
 
@@ -851,7 +850,7 @@ def test_no_more_are_let_go_than_there_is_room_for() -> None:
     # They are on their way: their places are taken.
     assert upstream.release(NOW + 1) == math.inf
     assert gone == [0, 1]
-    assert not upstream.admits(NOW + 1)
+    assert upstream.first(NOW + 1) is None
     lease = upstream.nodes[0].lease()
     upstream.hold.arrived()
     upstream.release(NOW + 2)

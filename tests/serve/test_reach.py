@@ -36,7 +36,7 @@ async def ask_of(world: World, *outcomes: Exception | str) -> tuple[str, list[st
         await trio.lowlevel.checkpoint()
         asked.append(attempt.node.name)
         assert attempt.node.sessions == 1
-        assert attempt.others is (len(asked) == 1)
+        assert attempt.others() is (len(asked) == 1)
         outcome = left.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -403,7 +403,7 @@ async def ask_only(world: World, only: str, *outcomes: Exception | str) -> list[
     async def ask(attempt: Attempt) -> None:
         await trio.lowlevel.checkpoint()
         asked.append(attempt.node.name)
-        assert not attempt.others
+        assert not attempt.others()
         outcome = left.pop(0)
         if isinstance(outcome, Exception):
             raise outcome

@@ -24,7 +24,7 @@ async def ask(world: World, serve: Serve, *, others: bool = False) -> tuple[int,
     world.nodes["node-a"] = serve
     upstream = world.service.upstreams["nodes"]
     node, record = upstream.nodes[0], Record(id="1", client="c")
-    attempt = Attempt(world.service, upstream, node.lease(), node, record, 100.0, others)
+    attempt = Attempt(world.service, upstream, node.lease(), node, record, 100.0, lambda: others)
     conn = h11.Connection(h11.SERVER)
     conn.receive_data(UPGRADE)
     request = conn.next_event()
