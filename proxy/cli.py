@@ -148,7 +148,7 @@ def demo(*, stay: bool) -> None:
 def _load(file: Path) -> Config:
     """Load a configuration and whatever it names, or print its faults and exit with code 2."""
     from .config.load import load_config
-    from .io.tls import make_contexts
+    from .io.contexts import make_contexts
 
     try:
         config = load_config(file)

@@ -12,7 +12,7 @@ import trustme
 from hypothesis import settings
 
 from proxy.config.load import parse_config
-from proxy.io.tls import make_contexts
+from proxy.io.contexts import make_contexts
 
 # Deterministic, so that a failure in CI is a failure anywhere; no deadline, machines are shared.
 settings.register_profile("tidegate", deadline=None, derandomize=True, print_blob=True)

@@ -82,7 +82,7 @@ class Http1:
             if data:
                 self._buffer += data
             else:
-                body.end()
+                body.end(clean=self._socket is None or not self._socket.cut_short)
         return piece
 
     def early_data(self) -> bytes:

@@ -1,4 +1,4 @@
-"""TLS: contexts, made from the configuration once, and the transport that uses them.
+"""TLS on a connection.
 
 The transport runs TLS over two memory BIOs rather than a wrapped socket: one `recv` brings several
 records where an `SSLSocket` needs two reads for each, and one `send` carries several.
@@ -16,14 +16,8 @@ import ssl
 from contextlib import suppress
 from typing import Final
 
-import attrs
 import trio
 
-from proxy.config.model import Config, ListenerTls
-from proxy.config.upstream import NodeTls
-from proxy.errors import ConfigError
-
-from .client_tls import ClientTls, note_name
 from .transport import BUFFER, CHUNK, Bytes, SocketTransport, translated
 
 #: How much a TLS peer may make us say that no application has sent.
@@ -35,10 +29,6 @@ _CIPHERTEXT: Final = memoryview(bytearray(CHUNK))
 #: times as much; but pieces of 4 KiB cost a third more CPU than whole chunks.
 PIECE: Final = 4 * 1024
 PATIENCE: Final = 256
-#: A peer that ends its stream without close_notify can still be sent to.  Some builds of Python set
-#: it, others don't: OpenSSL then answers such an end with an alert and takes nothing more.
-_HALF_CLOSE: Final = ssl.OP_IGNORE_UNEXPECTED_EOF
-_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class TlsTransport(SocketTransport):
@@ -47,7 +37,16 @@ class TlsTransport(SocketTransport):
     `server_name` is the name to ask for and to check as a client.
     """
 
-    __slots__ = ("_ended", "_incoming", "_large", "_more", "_outgoing", "_piece", "tls")
+    __slots__ = (
+        "_ended",
+        "_incoming",
+        "_large",
+        "_more",
+        "_outgoing",
+        "_piece",
+        "cut_short",
+        "tls",
+    )
 
     def __init__(
         self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None = None
@@ -57,7 +56,7 @@ class TlsTransport(SocketTransport):
         self._outgoing = ssl.MemoryBIO()
         #: There may be something to decrypt without reading from the network.
         self._more = False
-        self._ended = False
+        self._ended = self.cut_short = False
         self._piece = PIECE
         self._large = 0
         self.tls = context.wrap_bio(
@@ -139,6 +138,7 @@ class TlsTransport(SocketTransport):
             if received:
                 self._incoming.write(_CIPHERTEXT[:received])
             else:
+                self.cut_short = True
                 self._incoming.write_eof()
             filled = self._decrypt(buffer)
         else:
@@ -230,120 +230,3 @@ class TlsTransport(SocketTransport):
         with suppress(OSError):
             self.flush()
         super().say_eof()
-
-
-@attrs.frozen
-class Contexts:
-    """What a configuration says of TLS, made ready for new handshakes."""
-
-    #: Each listener's, None where it is plain.
-    listeners: list[ssl.SSLContext | None]
-    #: Towards the nodes of each upstream that has TLS.
-    upstreams: dict[str, ssl.SSLContext]
-
-
-def make_contexts(config: Config, source: str = "config") -> Contexts:
-    """Read all that a configuration names for TLS; `source` is what it is called in faults.
-
-    Raises:
-        ConfigError: with every certificate, key and CA file that can't be used.
-    """
-    problems: list[str] = []
-    listeners = _listener_contexts(config, source, problems)
-    upstreams = _upstream_contexts(config, source, problems)
-    if problems:
-        raise ConfigError(problems)
-    return Contexts(listeners, upstreams)
-
-
-def _listener_contexts(
-    config: Config, source: str, problems: list[str]
-) -> list[ssl.SSLContext | None]:
-    contexts: list[ssl.SSLContext | None] = []
-    # Only where somebody is told: of a name that is not ASCII, Python prints a traceback.
-    named = any(upstream.proxy_protocol == "v2" for upstream in config.upstreams.values())
-    for index, listener in enumerate(config.listeners):
-        try:
-            context = _server_context(listener.tls, listener.mode) if listener.tls else None
-            if context is not None and named:
-                context.sslobject_class, context.sni_callback = ClientTls, note_name
-            contexts.append(context)
-        except (ssl.SSLError, OSError) as exc:
-            where = f"listeners[{index}].tls.certificates[0]"
-            problems.append(f"{source}: {where}: {_reason(exc)}")
-    return contexts
-
-
-def _upstream_contexts(
-    config: Config, source: str, problems: list[str]
-) -> dict[str, ssl.SSLContext]:
-    contexts: dict[str, ssl.SSLContext] = {}
-    # The system's CAs take some 20 ms to load, and 2 to forget: once is enough.
-    made: dict[tuple[NodeTls, bool], ssl.SSLContext] = {}
-    spoken = {route.upstream for route in config.routes if route.kind != "tcp"}
-    unseen = {route.upstream for route in config.routes} - spoken
-    for name, upstream in config.upstreams.items():
-        if upstream.tls is None:
-            continue
-        files = attrs.evolve(upstream.tls, server_name=None)
-        kind = files, name not in unseen
-        key = "ca_file"
-        try:
-            if kind not in made:
-                context = _client_context(*kind)
-                key = "cert_file"
-                _show_certificate(context, files)
-                made[kind] = context
-            contexts[name] = made[kind]
-        except (ssl.SSLError, OSError) as exc:
-            problems.append(f"{source}: upstreams.{name}.tls.{key}: {_reason(exc)}")
-    return contexts
-
-
-def _server_context(tls: ListenerTls, mode: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.options |= _HALF_CLOSE
-    context.minimum_version = _VERSIONS[tls.minimum_version]
-    # A client that renegotiates costs a handshake each time (TLS 1.2 only).
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # Of the two that OpenSSL sends, one is never used: every resumption brings a new one.
-    context.num_tickets = 1
-    if mode == "http":
-        # deepstream's clients offer none; browsers must not think of HTTP/2.
-        context.set_alpn_protocols(["http/1.1"])
-    certificate = tls.certificates[0]
-    context.load_cert_chain(certificate.cert_file, certificate.key_file, password=_no_passphrase)
-    return context
-
-
-def _no_passphrase() -> str:
-    """Stand in for OpenSSL's question on the terminal, which nobody would answer."""
-    raise OSError("the key is protected by a passphrase")
-
-
-def _client_context(tls: NodeTls, http: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    context.options |= _HALF_CLOSE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if http:
-        context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _show_certificate(context: ssl.SSLContext, tls: NodeTls) -> None:
-    """Have something to show to nodes that ask for a client's certificate."""
-    if tls.cert_file and tls.key_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
-
-
-def _reason(exc: ssl.SSLError | OSError) -> str:
-    if isinstance(exc, ssl.SSLError):
-        reason: str | None = exc.reason  # typeshed leaves out that there may be none
-        match reason:
-            case "KEY_VALUES_MISMATCH":
-                return "the key does not belong to the certificate"
-            case "" | "NO_START_LINE" | None:
-                return "not a PEM certificate and key"
-            case _:
-                return f"cannot be used: {reason.lower().replace('_', ' ')}"
-    return exc.strerror or str(exc)

@@ -49,6 +49,9 @@ class SocketTransport(trio.abc.HalfCloseableStream):
 
     __slots__ = ("_said_eof", "backlog", "sock")
 
+    #: Whether its stream has ended without the goodbye that TLS has.
+    cut_short = False
+
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         #: Bytes that were sent and did not yet go out.

@@ -20,7 +20,7 @@ import trio
 from proxy.config.model import Config
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import ConfigError, NotRunning
-from proxy.io.tls import Contexts, make_contexts
+from proxy.io.contexts import Contexts, make_contexts
 from proxy.observe.log import LOG
 from proxy.pool.upstream import Upstream
 

@@ -17,6 +17,7 @@ import trio
 
 from proxy.config.model import Config
 from proxy.config.route import Route
+from proxy.io.contexts import Contexts, make_contexts
 from proxy.io.dial import NodeSecurity, dial
 from proxy.io.kept import Kept
 from proxy.io.messages import MessageRelay
@@ -26,7 +27,6 @@ from proxy.io.splice import Splice
 from proxy.io.splicer import Splicer
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
-from proxy.io.tls import Contexts, make_contexts
 from proxy.io.transport import SocketTransport
 from proxy.observe import log
 from proxy.observe.record import Record

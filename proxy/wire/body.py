@@ -59,8 +59,8 @@ class Body(ABC):
             BodyError: the framing is broken.
         """
 
-    def end(self) -> None:
-        """Take notice of the end of the stream.
+    def end(self, *, clean: bool = True) -> None:
+        """Take notice of the end of the stream; over TLS it is `clean` with a close_notify only.
 
         Raises:
             BodyCutShort: the body is not complete.
@@ -84,12 +84,17 @@ class SizedBody(Body):
 
 
 class EndlessBody(Body):
-    """All that comes until the stream ends: a node's answer only (section 6.3, rule 8)."""
+    """All that comes until the stream ends: a node's answer only (section 6.3, rule 8).
+
+    What ends without a close_notify may have been cut by anybody (RFC 9112 section 9.8).
+    """
 
     def take(self, data: bytes) -> tuple[bytes, int]:
         return data, len(data)
 
-    def end(self) -> None:
+    def end(self, *, clean: bool = True) -> None:
+        if not clean:
+            raise BodyCutShort("cut short")
         self.done = True
 
 

@@ -17,7 +17,7 @@ from proxy.config.load import parse_config
 from proxy.config.model import Config, Limits, Timeouts
 from proxy.config.route import Route
 from proxy.config.upstream import Probe, Rebalance, Upstream
-from proxy.io.tls import make_contexts
+from proxy.io.contexts import make_contexts
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 

@@ -15,8 +15,9 @@ from proxy.config.address import Address
 from proxy.config.load import parse_config
 from proxy.errors import DialError, DialRefused, DialTimeout, Full, NodeTlsError
 from proxy.io import dial as module
+from proxy.io.contexts import make_contexts
 from proxy.io.dial import NodeSecurity, dial
-from proxy.io.tls import TlsTransport, make_contexts
+from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, take
 
 from .rig import LIMIT

@@ -1,134 +1,17 @@
-"""TLS contexts, and what is said of files that cannot make one; how a TLS connection ends."""
+"""How a TLS connection ends."""
 
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
-import attrs
 import pytest
 import trio
 import trustme
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from proxy.config.load import parse_config
-from proxy.config.model import Config
-from proxy.config.upstream import ProxyVersion
-from proxy.errors import ConfigError
-from proxy.io.tls import TlsTransport, make_contexts
+from proxy.io.tls import TlsTransport
 from proxy.io.transport import hang_up
 
 from .rig import LIMIT, tcp_pair
-
-
-@pytest.fixture
-def folder(tmp_path: Path, ca: trustme.CA) -> Path:
-    issued = ca.issue_cert("localhost")
-    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    ca.issue_cert("other").private_key_pem.write_to_path(tmp_path / "other.pem")
-    (tmp_path / "empty.pem").write_text("")
-    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
-    locked = BestAvailableEncryption(b"secret")
-    (tmp_path / "locked.pem").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, locked)
-    )
-    return tmp_path
-
-
-def configure(folder: Path, cert: str = "cert.pem", key: str = "key.pem", ca: str = "") -> Config:
-    text = f"""
-        [[listeners]]
-        bind = "127.0.0.1:0"
-        tls = {{ certificates = [ {{ cert_file = "{cert}", key_file = "{key}" }} ] }}
-        [[listeners]]
-        bind = "127.0.0.1:0"
-        [[routes]]
-        path = "/"
-        upstream = "u"
-        [upstreams.u]
-        nodes = [ "127.0.0.1:1" ]
-        tls = {{ {f'ca_file = "{ca}"' if ca else ""} }}
-    """
-    return parse_config(text, name="test", folder=folder)
-
-
-@pytest.mark.parametrize(("version", "named"), [(None, False), ("v1", False), ("v2", True)])
-def test_names_are_noted_where_a_node_is_told(
-    version: ProxyVersion | None, named: bool, folder: Path
-) -> None:
-    config = configure(folder)
-    upstream = attrs.evolve(config.upstreams["u"], proxy_protocol=version)
-    context, _ = make_contexts(attrs.evolve(config, upstreams={"u": upstream})).listeners
-
-    assert context is not None
-    assert (context.sni_callback is not None) is named
-
-
-def test_contexts(folder: Path) -> None:
-    contexts = make_contexts(configure(folder, ca="ca.pem"))
-    tls, plain = contexts.listeners
-
-    assert plain is None
-    assert tls is not None
-    assert tls.minimum_version == ssl.TLSVersion.TLSv1_2
-    assert tls.options & ssl.OP_NO_RENEGOTIATION
-    upstream = contexts.upstreams["u"]
-    assert upstream.verify_mode == ssl.CERT_REQUIRED
-    assert upstream.check_hostname
-    assert len(upstream.get_ca_certs()) == 1
-    for context in (tls, upstream):
-        assert context.options & ssl.OP_IGNORE_UNEXPECTED_EOF, "not all Pythons do"
-
-
-@pytest.mark.parametrize(
-    ("cert", "key", "reason"),
-    [
-        ("cert.pem", "other.pem", "the key does not belong to the certificate"),
-        ("empty.pem", "key.pem", "not a PEM certificate and key"),
-        ("cert.pem", "empty.pem", "not a PEM certificate and key"),
-        ("cert.pem", "locked.pem", "the key is protected by a passphrase"),
-    ],
-)
-def test_faults_of_certificates(folder: Path, cert: str, key: str, reason: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        make_contexts(configure(folder, cert, key), "file.toml")
-
-    assert caught.value.problems == (f"file.toml: listeners[0].tls.certificates[0]: {reason}",)
-
-
-def test_faults_of_both_legs_at_once(folder: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        make_contexts(configure(folder, key="other.pem", ca="empty.pem"), "file.toml")
-
-    assert len(caught.value.problems) == 2
-    assert "upstreams.u.tls.ca_file" in caught.value.problems[1]
-
-
-def test_upstreams_that_trust_the_same_share_what_was_loaded(folder: Path) -> None:
-    tls = {
-        "a": 'ca_file = "ca.pem"',
-        "b": 'ca_file = "ca.pem", server_name = "n"',
-        "c": 'ca_file = "cert.pem"',
-    }
-    text = "".join(
-        f'[upstreams.{name}]\nnodes = [ "127.0.0.1:1" ]\ntls = {{ {keys} }}\n'
-        for name, keys in tls.items()
-    )
-    route = '[[routes]]\npath = "/"\nupstream = "a"\n'
-    config = parse_config(f'[[listeners]]\nbind = "127.0.0.1:0"\n{route}{text}', folder=folder)
-    contexts = make_contexts(config).upstreams
-
-    assert contexts["a"] is contexts["b"]
-    assert contexts["a"] is not contexts["c"]
-    # The next time the files are read again.
-    assert make_contexts(config).upstreams["a"] is not contexts["a"]
 
 
 async def exact_pair(
@@ -214,3 +97,22 @@ async def test_saying_goodbye_twice_disturbs_nothing(
         transport.part()
         assert await client.receive_some() == b""
         await trio.aclose_forcefully(client)
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_an_end_without_a_goodbye_is_told_apart(
+    goodbye: bool, exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        await transport.send_all(b"hello")
+        # And the tickets before it: what lies unread would make the end a reset.
+        assert await client.receive_some() == b"hello"
+        if goodbye:
+            with trio.move_on_after(0.05):
+                await client.unwrap()
+        await client.transport_stream.aclose()
+
+        assert await transport.receive_some() == b""
+        assert transport.cut_short is not goodbye
+        transport.close()

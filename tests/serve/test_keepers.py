@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from proxy.config.load import parse_config
-from proxy.io.tls import make_contexts
+from proxy.io.contexts import make_contexts
 from proxy.pool.upstream import Upstream
 from proxy.serve import keep
 from proxy.serve.keepers import Keepers

@@ -10,12 +10,12 @@ import trio
 import trio.testing
 
 from proxy.config.load import parse_config
+from proxy.io.contexts import make_contexts
 from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
 from proxy.io.splice import Splice
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
-from proxy.io.tls import make_contexts
 from proxy.io.transport import SocketTransport
 from proxy.serve.hooks import Hooks, SessionView
 from proxy.serve.move import Mover

@@ -11,6 +11,7 @@ from proxy.wire.body import (
     MAX_LINE,
     MAX_TRAILER_LINES,
     Body,
+    BodyCutShort,
     BodyError,
     ChunkedBody,
     EndlessBody,
@@ -57,6 +58,8 @@ def test_an_endless_body_ends_with_the_stream() -> None:
 
     assert read(body, [b"abc", b"def"]) == (b"abcdef", b"")
     assert not body.done
+    with pytest.raises(BodyCutShort):
+        body.end(clean=False)
     body.end()
     assert body.done
 
