@@ -20,14 +20,16 @@ class Forwarding:
     """What a request says of where it came from.
 
     A peer that is not trusted is the client itself: what it says of others is dropped.  A trusted
-    one is another proxy: the client's address is the rightmost of `X-Forwarded-For`, or of
-    `Forwarded` where only that is there, that is not trusted itself.  Each header of the kind that
-    it uses has to be its own: one that it passes on from clients would be believed as well.
+    one is another proxy: the client's address is the rightmost that is not trusted itself, of
+    `X-Forwarded-For` or of `Forwarded`, whichever it is to `believe`.  Each header of that kind has
+    to be its own: one that it passes on from clients would be believed as well.
     """
 
     # Networks, and "unix" for whoever comes by a unix socket.  nginx's set_real_ip_from, Caddy's
     # trusted_proxies, Traefik's trustedIPs: none
     trusted: tuple[Network, ...] = attrs.field(default=(), converter=networks)
+    # What trusted peers speak: X-Forwarded-For, -Proto, -Host and -Port, or Forwarded
+    believe: Literal["x-forwarded", "forwarded"] = "x-forwarded"
     # nginx, HAProxy: none unless told; Caddy, Traefik, Envoy: X-Forwarded-*
     headers: Literal["x-forwarded", "forwarded", "both", "none"] = "x-forwarded"
     # Behind a trusted peer: the chain with the peer at its end, or the client's address alone.  A

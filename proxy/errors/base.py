@@ -68,3 +68,8 @@ class Refusal(TidegateError):
     @property
     def detail(self) -> str:
         return str(self)
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something is wrong: an answer that a route is there for is none."""
+        return True

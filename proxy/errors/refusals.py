@@ -102,6 +102,10 @@ class RouteAnswer(Refusal):
     token = "proxy_internal_response"
     summary = "That is what this route answers."
 
+    @property
+    def is_fault(self) -> bool:
+        return self.status >= 400
+
 
 class NoRoute(Refusal):
     status = 404

@@ -54,7 +54,7 @@ class ClientHttp(Http1):
         self.body: Body = NO_BODY
         #: Of the answer: its head, until it goes out, and how its body is framed.
         self._head = b""
-        self._chunked = self._bodiless = False
+        self._chunked = self._bodiless = self._endless = False
         self._begun = self._whole = self._closes = False
 
     async def _receive(self) -> bytes:
@@ -80,8 +80,9 @@ class ClientHttp(Http1):
     def has_begun(self) -> bool:
         """Whether something of a request is here."""
         # Some clients send an empty line behind a body (RFC 9112 section 2.2).
-        self._buffer = self._buffer.removeprefix(b"\r\n")
-        return bool(self._buffer)
+        while self._buffer.startswith(b"\r\n"):
+            self._buffer = self._buffer[2:]
+        return self._buffer not in (b"", b"\r")
 
     async def wait_request(self) -> bool:
         """Wait for the first byte of a request; return False if the client hung up instead."""
@@ -177,6 +178,19 @@ class ClientHttp(Http1):
             self._buffer += data
         await trio.sleep_forever()
 
+    async def wait_whole_body(self, limit: int) -> None:
+        """Read a body of a known length, no longer than `limit`, until all of it is here."""
+        while isinstance(self.body, SizedBody) and len(self._buffer) < self.body.size <= limit:
+            data = await self._receive()
+            if not data:
+                raise ClientGone("It hung up within a request body.")
+            self._buffer += data
+
+    @property
+    def lacks_its_end(self) -> bool:
+        """Whether an answer has begun that only the connection's end ends, and not all is there."""
+        return self._begun and not self._whole and self._endless
+
     def next_request(self) -> bool:
         """Get ready for another request; return False if this connection carries no more."""
         if self._closes or not self._whole or not self._has_whole_request():
@@ -194,9 +208,16 @@ class ClientHttp(Http1):
                 pass
         return self.body.done
 
+    def inform_nowait(self, status: int, reason: bytes, headers: Headers) -> bool:
+        """Send an answer that is not the last one: 1xx.
+
+        Returns whether all has gone out.  If not, call `flush`.
+        """
+        return self._send_nowait(write_response(status, reason, _sized(headers, None)))
+
     async def inform(self, status: int, reason: bytes, headers: Headers) -> None:
-        """Send an answer that is not the last one: 1xx."""
-        if not self._send_nowait(write_response(status, reason, headers)):
+        """Send an answer that is not the last one, however long it takes."""
+        if not self.inform_nowait(status, reason, headers):
             await self.flush()
 
     def begin(
@@ -215,12 +236,16 @@ class ClientHttp(Http1):
         method = self.request.method if self.request is not None else b""
         self._begun = True
         self._bodiless = method == b"HEAD" or status in (204, 304)
+        if status == 204:
+            # RFC 9110 section 8.6
+            headers = _sized(headers, None)
         if not self._bodiless:
             headers = _sized(headers, length)
             if length is None and self.is_modern:
                 self._chunked = True
                 headers.append((b"Transfer-Encoding", b"chunked"))
-            self._closes |= length is None and not self._chunked
+            self._endless = length is None and not self._chunked
+            self._closes |= self._endless
         self._closes |= close
         if self._closes:
             headers = [*headers, (b"Connection", b"close")]

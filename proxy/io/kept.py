@@ -28,6 +28,8 @@ class Kept:
 
     def __init__(self, timers: Timers) -> None:
         self._idle: dict[Hashable, deque[_Kept]] = {}
+        #: Raised when all are closed: one that was in use then is not kept afterwards.
+        self.generation = 0
         self._timer: Timer = timers.timer(self._tidy)
 
     def __len__(self) -> int:
@@ -46,10 +48,15 @@ class Kept:
             kept.stream.close()
         return None
 
-    def keep(self, node: Hashable, stream: SocketTransport, most: int, seconds: float) -> None:
-        """Keep a connection for so long, unless there are so many for this node already."""
+    def keep(
+        self, node: Hashable, stream: SocketTransport, most: int, seconds: float, generation: int
+    ) -> None:
+        """Keep a connection for so long, unless there are so many for this node already.
+
+        `generation` is what it was when the connection was made, or taken.
+        """
         idle = self._idle.get(node)
-        if idle is not None and len(idle) >= most:
+        if generation != self.generation or (idle is not None and len(idle) >= most):
             stream.close()
             return
         if idle is None:
@@ -69,7 +76,8 @@ class Kept:
         return min((idle[0].until for idle in self._idle.values()), default=math.inf)
 
     def close(self) -> None:
-        """Close them all."""
+        """Close them all, and those that are in use as soon as they are given back."""
+        self.generation += 1
         for idle in self._idle.values():
             for kept in idle:
                 kept.stream.close()

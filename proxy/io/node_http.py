@@ -19,6 +19,8 @@ from .http1 import Http1
 
 #: The head of a node's answer; nginx's default is 4 to 8 KiB, Node.js and HAProxy take 16.
 RESPONSE_HEAD_BYTES = 32 * 1024
+#: Heads of one answer, those of 1xx before it counted; servers send one or two.
+MAX_INTERIM = 100
 
 
 class NodeHttp(Http1):
@@ -83,12 +85,14 @@ class NodeHttp(Http1):
             ClosedEarly: the node hung up before the first byte.
             BadResponse: what came is not an HTTP/1.1 head.
         """
-        while True:
+        for _ in range(MAX_INTERIM):
             response = await self._read_head()
             if response.status_code >= 200 or response.status_code == 101:
                 break
             if inform is not None:
                 await inform(response)
+        else:
+            raise BadResponse(self.node, "The node has sent too many answers of 1xx.")
         self.body = response_body(self._method, response)
         self._stays = (
             response.http_version == b"1.1"

@@ -110,9 +110,15 @@ class Connection:
         first = True
         while True:
             established = await Exchange(self, http, record, first=first).run(deadline)
+            if http.lacks_its_end and isinstance(self.stream, SocketTransport):
+                # A clean end would be that of a whole answer.
+                self.stream.abort()
             if established is not None or not http.next_request():
                 return established
             first = False
+            if http.has_begun:
+                # Whoever sends many at once would otherwise keep all others waiting.
+                await trio.lowlevel.checkpoint()
             deadline = trio.current_time() + self.service.config.timeouts.keepalive
             record = self._new_record()
 

@@ -124,7 +124,8 @@ class Exchange:
     def _note(self, refusal: Refusal) -> None:
         if not self._record.status:
             self._record.status = refusal.status
-        self._record.token, self._record.detail = refusal.token, refusal.detail
+        if refusal.is_fault:
+            self._record.token, self._record.detail = refusal.token, refusal.detail
         self._record.ended_by = "proxy"
 
     def _head_nowait(self) -> Request | None:

@@ -14,13 +14,14 @@ import attrs
 
 from proxy.config.model import Config, Listener
 from proxy.config.route import Route
-from proxy.errors import Refusal, RouteAnswer
+from proxy.errors import BodyTooLarge, HeadTooLarge, Refusal, RouteAnswer
 from proxy.pool.policy import rendezvous
 from proxy.pool.upstream import Upstream, needs_resolving
+from proxy.wire.body import SizedBody, request_body
 from proxy.wire.clients import Clients, Peer
 from proxy.wire.handshake import check_upgrade, node_request, wants_websocket
-from proxy.wire.head import Request, check_request
-from proxy.wire.headers import ClientFacts, request_headers
+from proxy.wire.head import Request, check_request, read_request, write_request
+from proxy.wire.headers import ClientFacts, HeadLimits, request_headers
 from proxy.wire.refusal import reason_phrase
 
 from .admission import check_address
@@ -98,12 +99,21 @@ def explain(config: Config, question: Question) -> Explanation:
     found.client = facts.address
     route: Route | None = None
     try:
-        check_request(request)
+        limits = config.limits
+        head = write_request(request.method, request.target, request.headers)
+        if len(head) > limits.head_bytes:
+            raise HeadTooLarge
+        bounds = HeadLimits(limits.head_bytes, limits.target_bytes, limits.headers)
+        request = check_request(read_request(head, bounds))
         clients.check_hops(request.headers)
         route = _route(config, listener, request, found)
         check_address(route, facts.address)
         found.limits = dict(_limits(config, route, websocket=found.websocket))
         facts.heads = clients.heads(route)
+        body = request_body(request)
+        most = limits.body_bytes if route.body_bytes is None else route.body_bytes
+        if route.upstream and isinstance(body, SizedBody) and body.size > most:
+            raise BodyTooLarge
         goes_on = onward(request, route)
         if route.upstream is None:
             raise own_answer(route, goes_on, facts)
@@ -112,7 +122,7 @@ def explain(config: Config, question: Question) -> Explanation:
     except Refusal as refusal:
         add_page(refusal, route, config)
         found.refused = not isinstance(refusal, RouteAnswer)
-        found.status, found.token = refusal.status, refusal.token
+        found.status, found.token = refusal.status, refusal.token if refusal.is_fault else ""
         found.reason = refusal.detail
         found.answer = _lines(refusal.headers)
     return found
@@ -129,13 +139,20 @@ def _listener(config: Config, question: Question) -> Listener:
     if question.listener is not None:
         for listener in config.listeners:
             if question.listener in (listener.name, str(listener.bind)):
-                return listener
+                return _for_http(listener)
         raise ValueError(f"no listener is called {question.listener!r}")
     fitting = [one for one in config.listeners if (one.tls is not None) == question.secure]
     if not fitting:
         raise ValueError(f"no listener {'has' if question.secure else 'is without'} TLS")
     bound = [listener for listener in fitting if listener.bind.port == question.port]
-    return (bound or fitting)[0]
+    http = [listener for listener in fitting if listener.mode == "http"]
+    return _for_http((bound or http or fitting)[0])
+
+
+def _for_http(listener: Listener) -> Listener:
+    if listener.mode == "tcp":
+        raise ValueError(f"on {listener.name!r} bytes pass unseen: there are no requests")
+    return listener
 
 
 def _route(config: Config, listener: Listener, request: Request, found: Explanation) -> Route:
@@ -274,7 +291,8 @@ def text(found: Explanation) -> str:
 
 def _answer(found: Explanation) -> list[str]:
     said = f"{found.status} {reason_phrase(found.status).decode()}".rstrip()
-    return [f"{said}: {found.reason} ({found.token})", *found.answer]
+    why = f": {found.reason} ({found.token})" if found.token else ""
+    return [said + why, *found.answer]
 
 
 def _node(node: Candidate) -> str:

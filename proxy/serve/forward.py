@@ -39,8 +39,8 @@ from proxy.wire.head import Request, Response
 from proxy.wire.headers import (
     ClientFacts,
     Headers,
-    end_to_end,
     request_headers,
+    response_headers,
     trailers_to_send,
 )
 
@@ -75,11 +75,11 @@ class Forward:
         self._request = request
         self._record = record
         self._chunked = isinstance(client.body, ChunkedBody)
-        #: The whole body if it is here already; None: it is still to come.
-        self._body = client.whole_body(_SMALL)
+        #: The whole body if it is here; None: it is still to come.
+        self._body: bytes | None = None
         # A node may think that there is none, and take it for the next request.
         self._has_odd_body = request.method in _BODILESS and not _is_empty(client.body)
-        self._harmless = request.method in _IDEMPOTENT and self._body is not None
+        self._harmless = False
         self._response: Response | None = None
         # By when there has to be an answer: known once the node has the whole request.
         self._answer_by = math.inf
@@ -96,6 +96,7 @@ class Forward:
         body = self._client.body
         if isinstance(body, SizedBody) and body.size > self._body_bytes:
             raise BodyTooLarge
+        await self._take_body()
         retry = upstream.config.retry
         upstream.retries.earn(trio.current_time(), retry.share, retry.rate)
         reach = Reach(
@@ -119,6 +120,15 @@ class Forward:
             raise
         finally:
             await attempt.release(keep=keep)
+
+    async def _take_body(self) -> None:
+        """Take the body if it is small, and comes with the head or soon after it."""
+        self._body = self._client.whole_body(_SMALL)
+        if self._body is None and not self._chunked and self._request.get(b"expect") is None:
+            with trio.move_on_after(_PATIENCE):
+                await self._client.wait_whole_body(_SMALL)
+            self._body = self._client.whole_body(_SMALL)
+        self._harmless = self._request.method in _IDEMPOTENT and self._body is not None
 
     def _is_repeatable(self, upstream: Upstream, error: NodeError) -> bool:
         if not error.retry or self._record.attempts >= upstream.config.retry.attempts:
@@ -166,7 +176,8 @@ class Forward:
             # There is nothing to go on with: all of it is here, or it knows nothing of that.
             headers = [pair for pair in headers if pair[0].lower() != b"expect"]
         if self._request.get(b"host") is None:
-            headers.insert(0, (b"Host", attempt.node.name.encode()))
+            host = "localhost" if attempt.node.address.path else attempt.node.name
+            headers.insert(0, (b"Host", host.encode()))
         if self._chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         options = [] if attempt.upstream.config.keeps_connections else [b"close"]
@@ -242,7 +253,8 @@ class Forward:
     async def _await_head(self, node: NodeHttp) -> None:
         """Read the head of the answer, for as long as the client is there."""
         patient_until = self._answer_by - self._response_timeout + _PATIENCE
-        with trio.CancelScope(deadline=min(self._answer_by, patient_until)):
+        patience = min(self._answer_by, patient_until)
+        with trio.CancelScope(deadline=patience) as self._answering:
             self._response = await self._respond(node)
             return
         await self._while_there(partial(self._read_head, node))
@@ -262,10 +274,13 @@ class Forward:
     async def _inform(self, response: Response) -> None:
         """Pass on what comes before the answer; one that waits with its body waits for that."""
         if self._client.is_modern and not (response.status_code == 100 and self._body is not None):
-            # Cut short it would be the end of the connection.
-            with trio.move_on_after(self._body_timeout, shield=True) as scope:
-                headers = end_to_end(response.headers)
-                await self._client.inform(response.status_code, response.reason, headers)
+            headers = response_headers(response.headers, self._facts, response.http_version)
+            if self._client.inform_nowait(response.status_code, response.reason, headers):
+                return
+            # Cut short it would be the end of the connection: that is no matter of patience.
+            self._answering.deadline = self._answer_by
+            with trio.move_on_after(self._body_timeout) as scope:
+                await self._client.flush()
             if scope.cancelled_caught:
                 raise ClientGone("The client has stopped reading.")
 

@@ -56,11 +56,12 @@ class Attempt:
     #: Tells whether another node can be asked after this one.
     others: Callable[[], bool]
     stream: trio.abc.Stream | None = None
-    #: Whether the connection has been told whom it is for.
-    announced: bool = False
+    #: Of the kept connections, when this one was made or taken: since then a reload may have come.
+    _generation: int = 0
 
     def kept(self) -> NodeHttp | None:
         """Return a connection to the node that has carried a request before, if there is one."""
+        self._generation = self.service.kept.generation
         self.stream = self.service.kept.take(self.node)
         return None if self.stream is None else NodeHttp(self.stream, self.node.name, kept=True)
 
@@ -82,7 +83,7 @@ class Attempt:
         limit = self.limit(self.service.config.timeouts.dial)
         version = self.upstream.config.proxy_protocol
         header = build(version, source()) if version else b""
-        self.announced = bool(header)
+        self._generation = self.service.kept.generation
         self.stream = await self.service.dial(self.upstream, self.node, limit, header)
         self.record.dial_time = trio.current_time() - started
         return self.stream
@@ -98,11 +99,9 @@ class Attempt:
         """Let go of the node, and hang up on it, or keep the connection for another request."""
         self.lease.release()
         config = self.upstream.config
-        # A reload may have come since it was told whom it is for.
-        keep = keep and config.keeps_connections and not self.announced
-        if keep and isinstance(self.stream, SocketTransport):
-            most, seconds = config.keepalive, config.keepalive_idle
-            self.service.kept.keep(self.node, self.stream, most, seconds)
+        if keep and config.keeps_connections and isinstance(self.stream, SocketTransport):
+            bounds = config.keepalive, config.keepalive_idle
+            self.service.kept.keep(self.node, self.stream, *bounds, self._generation)
         else:
             await self.hang_up()
 

@@ -103,7 +103,7 @@ class Clients:
         chain: list[Hop] = []
         address, depth = peer.address, 0
         if self._config.trusted and self.trusts(peer.address):
-            chain = _chain(headers)
+            chain = _chain(headers, self._config.believe)
             address, depth = find_client(chain, peer.address, self.trusts)
             given = get(headers, b"x-request-id") or b""
             request_id = given.decode() if _REQUEST_ID.fullmatch(given) else request_id
@@ -128,14 +128,14 @@ class Clients:
         return self._by_route[id(route)]
 
 
-def _chain(headers: Headers) -> list[Hop]:
+def _chain(headers: Headers, language: str) -> list[Hop]:
     """Return the hops that a trusted peer tells of.
 
     It speaks one language: in the other one it may be the client who speaks.
     """
+    if language == "forwarded":
+        return read_forwarded(_lines(headers, b"forwarded"))
     nodes = members(_lines(headers, b"x-forwarded-for"))
-    if not nodes and (forwarded := _lines(headers, b"forwarded")):
-        return read_forwarded(forwarded)
     rest = (members(_lines(headers, b"x-forwarded-" + name)) for name in _OF_A_HOP)
     return read_x_forwarded(nodes, *rest)
 

@@ -39,10 +39,16 @@ _REQUEST_LINE: Final = re.compile(rb"(%b+) ([!-~]+) HTTP/(\d\.\d)\r\n" % _TOKEN)
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?: ([\t -~\x80-\xff]*+))?\r\n")
 _FIELD: Final = re.compile(rb"(?<=\r\n)(%b++):[ \t]*+([\t -~\x80-\xff]*+)\r\n" % _TOKEN)
 _END: Final = re.compile(rb"\n\r?\n")
-_DIGITS: Final = re.compile(rb"\d{1,15}")
+#: In one way only: leading zeros are no more needed than a sign.
+_DIGITS: Final = re.compile(rb"0|[1-9]\d{0,14}")
 _ABSOLUTE: Final = re.compile(rb"(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
-#: "." and ".." as path segments, also percent-encoded: a node may resolve them, a route does not.
-_DOT_SEGMENT: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+#: "." and ".." as path segments, also where a node would have to decode something, or to take a
+#: backslash for a slash, or ";" for the segment's end, to find them: it may resolve them, a route
+#: does not.
+_SLASH: Final = rb"(?:[/\\]|%2f|%5c)"
+_DOT_SEGMENT: Final = re.compile(
+    rb"%b(?:\.|%%2e){1,2}(?:%b|;|%%3b|$)" % (_SLASH, _SLASH), re.IGNORECASE
+)
 #: Of which there is one, or the message could be two.
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
 #: The longest head that h11 is given: whoever calls has cut it to its own, smaller limit.
@@ -98,6 +104,11 @@ class Request(Head):
         super().__init__(headers, _by_name(headers) if names is None else names, http_version)
         self.method = method
         self.target = target
+
+    def of(self, host: bytes) -> Request:
+        """Return the same request with a Host header, which it lacks."""
+        headers = [(b"Host", host), *self.headers]
+        return Request(self.method, self.target, headers, None, self.http_version)
 
     def to(self, target: bytes) -> Request:
         """Return the same request for another target."""
@@ -214,11 +225,14 @@ def check_request(request: Request) -> Request:
         if host is not None and absolute[1].lower() != host.lower():
             raise BadRequest("The target and the Host header name different hosts.")
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        if host is None:
+            # HTTP/1.0: the target says what a Host header would (RFC 9112 section 3.2.2).
+            request = request.of(absolute[1])
     if not target.startswith(b"/") or b"#" in target:
         raise BadRequest("The request target is not a path.")
     if _DOT_SEGMENT.search(target.partition(b"?")[0]):
         raise BadRequest("The path has dot segments.")
-    return request if target is request.target else request.to(target)
+    return request if target == request.target else request.to(target)
 
 
 def find_response_head(buffer: bytes) -> int | None:

@@ -31,8 +31,9 @@ Changes = tuple[tuple[bytes, bytes | None], ...]
 
 #: A node believes these, so a client's own never reach it.
 CLIENT_FACTS = frozenset(
-    b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
-    b"x-real-ip x-request-id".split()
+    b"forwarded proxy true-client-ip x-client-ip x-forwarded x-forwarded-by x-forwarded-for "
+    b"x-forwarded-host x-forwarded-port x-forwarded-prefix x-forwarded-proto x-forwarded-scheme "
+    b"x-forwarded-server x-forwarded-ssl x-real-ip x-request-id".split()
 )
 _NOT_FOR_NODES = HOP_BY_HOP | CLIENT_FACTS
 _NOT_TO_DISGUISE = _NOT_FOR_NODES | {b"host", b"content-length"}
@@ -154,8 +155,10 @@ _NOT_IN_TRAILERS = (
 
 
 def trailers_to_send(trailers: Fields) -> Headers:
-    """Return those trailers that may go on."""
-    return [pair for pair in trailers if pair[0].lower() not in _NOT_IN_TRAILERS]
+    """Return those trailers that may go on, also where `_` and `-` are one."""
+    return [
+        pair for pair in trailers if pair[0].lower().replace(b"_", b"-") not in _NOT_IN_TRAILERS
+    ]
 
 
 @attrs.frozen
@@ -234,11 +237,10 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
         # Of a unix socket's peer there is none: a word would be taken for one.
         if known := facts.known_addresses():
             kept.append((b"X-Forwarded-For", known))
-        kept += [
-            (b"X-Forwarded-Proto", facts.scheme.encode()),
-            (b"X-Forwarded-Host", host.encode("latin-1")),
-            (b"X-Forwarded-Port", b"%d" % facts.port),
-        ]
+        kept.append((b"X-Forwarded-Proto", facts.scheme.encode()))
+        if host:
+            kept.append((b"X-Forwarded-Host", host.encode("latin-1")))
+        kept.append((b"X-Forwarded-Port", b"%d" % facts.port))
     if heads.forwarded:
         hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
         kept.append((b"Forwarded", elements(hops)))

@@ -39,10 +39,9 @@ def answer_to(refusal: Refusal, request_id: str) -> tuple[bytes, Headers, bytes]
     if refusal.status != 204:
         # RFC 9110 section 8.6
         headers.append((b"Content-Length", b"%d" % len(body)))
-    headers += [
-        (b"Proxy-Status", b"tidegate; error=" + refusal.token.encode()),
-        *refusal.headers,
-    ]
+    if refusal.is_fault:
+        headers.append((b"Proxy-Status", b"tidegate; error=" + refusal.token.encode()))
+    headers += refusal.headers
     return reason, headers, body
 
 

@@ -235,6 +235,7 @@ FULL: dict[str, Any] = {
     },
     "forwarding": {
         "trusted": ["10.0.0.0/8", "unix"],
+        "believe": "forwarded",
         "headers": "both",
         "forwarded_for": "client",
         "via": "edge",
@@ -466,6 +467,7 @@ def test_full(folder: Path) -> None:
         ),
         forwarding=Forwarding(
             trusted=("10.0.0.0/8", "unix"),
+            believe="forwarded",
             headers="both",
             forwarded_for="client",
             via="edge",

@@ -199,7 +199,7 @@ async def test_body_that_stops_coming(autojump_clock: Clock) -> None:
         answer = await read_all(client)
 
         assert status(answer) == 408
-        assert trio.current_time() - started == pytest.approx(60)
+        assert trio.current_time() - started == pytest.approx(60, abs=0.2)
 
 
 async def test_node_that_stops_reading(autojump_clock: Clock) -> None:
@@ -217,7 +217,7 @@ async def test_node_that_stops_reading(autojump_clock: Clock) -> None:
         answer = await read_all(client)
 
         assert (status(answer), token(answer)) == (504, "http_response_timeout")
-        assert trio.current_time() - started == pytest.approx(60)
+        assert trio.current_time() - started == pytest.approx(60, abs=0.2)
 
 
 async def test_answer_that_is_cut_short_is_cut_short(autojump_clock: Clock) -> None:
@@ -261,7 +261,7 @@ async def test_client_that_leaves_takes_its_request_along(autojump_clock: Clock)
 
         world.nodes["node-a"] = node
         client = world.connect()
-        await client.send_all(request(b"POST", b"Content-Length: 100\r\n", b"abc"))
+        await client.send_all(request(b"POST", b"Content-Length: 100000\r\n", b"abc"))
         await trio.testing.wait_all_tasks_blocked()
         await trio.aclose_forcefully(client)
         await gone.wait()

@@ -106,7 +106,8 @@ async def test_hooks_see_the_client(autojump_clock: Clock) -> None:
         seen.append(handshake)
 
     async with open_world(
-        TRUSTING, hooks={"/deepstream": Hooks(on_handshake=on_handshake)}
+        TRUSTING.replace("] }", '], believe = "forwarded" }', 1),
+        hooks={"/deepstream": Hooks(on_handshake=on_handshake)},
     ) as world:
         world.nodes["node-a"] = answering(ACCEPTED)
         await world.ask(upgrade(b"Forwarded: for=203.0.113.9;proto=https\r\n"))

@@ -145,17 +145,33 @@ def test_in_which_language(headers: str, names: set[str]) -> None:
     ],
 )
 def test_forwarded(given: Headers, forwarded: bytes) -> None:
-    assert told(clients(headers="forwarded"), *given)[0] == (b"Forwarded", forwarded)
+    believe = "forwarded" if given and given[0][0] == b"Forwarded" else "x-forwarded"
+    who = clients(headers="forwarded", believe=believe)
+
+    assert told(who, *given)[0] == (b"Forwarded", forwarded)
 
 
-def test_who_speaks_x_forwarded_does_not_speak_forwarded() -> None:
-    """What stands there in the other language may be the client's own."""
-    both = [(b"X-Forwarded-For", b"203.0.113.9"), (b"Forwarded", b"for=6.6.6.6;proto=https")]
-    one = [(b"Forwarded", b"for=203.0.113.9"), (b"X-Forwarded-Proto", b"https")]
+@pytest.mark.parametrize(
+    ("believe", "theirs", "forged"),
+    [
+        (
+            "x-forwarded",
+            (b"X-Forwarded-For", b"203.0.113.9"),
+            (b"Forwarded", b"for=6.6.6.6;proto=https"),
+        ),
+        ("forwarded", (b"Forwarded", b"for=203.0.113.9"), (b"X-Forwarded-Proto", b"https")),
+        ("forwarded", (b"Forwarded", b"for=203.0.113.9"), (b"X-Forwarded-For", b"6.6.6.6")),
+    ],
+)
+def test_one_language_is_believed(
+    believe: str, theirs: tuple[bytes, bytes], forged: tuple[bytes, bytes]
+) -> None:
+    """What stands there in the other one may be the client's own."""
+    found = facts(clients(believe=believe), theirs, forged)
+    assert (found.address, found.scheme) == ("203.0.113.9", "http")
 
-    for given in (both, one):
-        found = facts(clients(), *given)
-        assert (found.address, found.scheme) == ("203.0.113.9", "http")
+    alone = facts(clients(believe=believe), forged)
+    assert (alone.address, alone.scheme) == ("10.0.0.1", "http")
 
 
 def test_a_host_is_told_once_however_long_the_way_is() -> None:

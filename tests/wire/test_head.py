@@ -94,6 +94,7 @@ def test_names_are_in_lower_case_and_their_values_together() -> None:
         (head(b"Host: a", b"Content-Length: +1"), BadRequest, "not a number"),
         (head(b"Host: a", b"Content-Length: -1"), BadRequest, "not a number"),
         (head(b"Host: a", b"Content-Length: 0x1"), BadRequest, "not a number"),
+        (head(b"Host: a", b"Content-Length: 01"), BadRequest, "not a number"),
         (head(b"Host: a", b"Content-Length: 1_0"), BadRequest, "not a number"),
         (head(b"Host: a", b"Content-Length:"), BadRequest, "not a number"),
         (head(b"Host: a", b"Content-Length: " + b"9" * 16), BadRequest, "not a number"),
@@ -288,6 +289,12 @@ def test_targets_are_brought_to_origin_form(target: bytes, expected: bytes) -> N
         b"/./a",
         b"/a/%2E%2e/b",
         b"/a/..",
+        b"/a/..%2fb",
+        b"/a%2f..%2Fb",
+        b"/a/%2e%2e%5cb",
+        b"/a\\..\\b",
+        b"/a/..;/b",
+        b"/a/..;x=y",
     ],
 )
 def test_other_targets_are_refused(target: bytes) -> None:
