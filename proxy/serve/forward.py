@@ -39,8 +39,8 @@ from proxy.wire.head import Request, Response
 from proxy.wire.headers import (
     ClientFacts,
     Headers,
+    interim_headers,
     request_headers,
-    response_headers,
     trailers_to_send,
 )
 
@@ -274,7 +274,7 @@ class Forward:
     async def _inform(self, response: Response) -> None:
         """Pass on what comes before the answer; one that waits with its body waits for that."""
         if self._client.is_modern and not (response.status_code == 100 and self._body is not None):
-            headers = response_headers(response.headers, self._facts, response.http_version)
+            headers = interim_headers(response.headers, self._facts)
             if self._client.inform_nowait(response.status_code, response.reason, headers):
                 return
             # Cut short it would be the end of the connection: that is no matter of patience.

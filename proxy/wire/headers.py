@@ -259,6 +259,11 @@ def response_headers(headers: Headers, facts: ClientFacts, version: bytes = b"1.
     return own_headers(kept, facts)
 
 
+def interim_headers(headers: Headers, facts: ClientFacts) -> Headers:
+    """Return the headers of a node's 1xx as the client gets them: nothing of ours is added."""
+    return facts.heads.response.apply(end_to_end(headers), facts.words)
+
+
 def own_headers(headers: Headers, facts: ClientFacts) -> Headers:
     """Return the headers of an answer that is made here, as the client gets them."""
     if facts.hsts:

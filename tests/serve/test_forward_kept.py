@@ -230,7 +230,7 @@ async def test_the_node_decides_about_100_continue() -> None:
     async with open_rig(talk) as rig:
         client = await rig.connect()
         await client.send(POST.replace(b"\r\n\r\nabc", b"\r\nExpect: 100-continue\r\n\r\n"))
-        assert await client.head() == b"HTTP/1.1 100 Go on\r\nX-A: b\r\nVia: 1.1 tidegate"
+        assert await client.head() == b"HTTP/1.1 100 Go on\r\nX-A: b"
         await client.send(b"abc")
         assert (await answer(client))[1] == b"ok"
 
@@ -244,8 +244,7 @@ async def test_hints_go_through_to_those_who_know_them() -> None:
     async with open_rig(talk) as rig:
         client = await rig.connect()
         await client.send(GET)
-        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nVia: 1.1 tidegate"
-        assert await client.head() == hints
+        assert await client.head() == b"HTTP/1.1 103 Early Hints\r\nLink: </x>"
         assert (await answer(client))[1] == b"ok"
         await client.send(b"GET / HTTP/1.0\r\n\r\n")
         assert (await answer(client))[0].startswith(b"HTTP/1.1 200")

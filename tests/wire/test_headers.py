@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.config.headers import HeaderRules
 from proxy.errors import (
     BadRequest,
     HeadTooLarge,
     Refusal,
     TargetTooLong,
 )
+from proxy.wire.edits import Edits
 from proxy.wire.headers import (
     ClientFacts,
     HeadLimits,
+    Heads,
     changed,
     check_head,
     end_to_end,
     find_head,
+    interim_headers,
     request_headers,
     tokens,
 )
@@ -144,3 +149,11 @@ def test_changes_take_the_place_of_what_was_there() -> None:
         (b"a", b"y"),
         (b"New", b"z"),
     ]
+
+
+def test_an_interim_answer_is_as_its_route_has_it_and_has_nothing_of_ours() -> None:
+    edits = Edits.of(HeaderRules(remove=("X-Secret",)))
+    facts = attrs.evolve(FACTS, heads=Heads(via_to_client=b"tidegate", response=edits), hsts="x")
+    headers = [(b"Link", b"</x>"), (b"X-Secret", b"1"), (b"Connection", b"close")]
+
+    assert interim_headers(headers, facts) == [(b"Link", b"</x>")]
