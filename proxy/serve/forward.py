@@ -34,7 +34,7 @@ from proxy.io.client_http import ClientHttp
 from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
-from proxy.wire.body import Body, ChunkedBody, SizedBody, chunk, last_chunk
+from proxy.wire.body import ChunkedBody, SizedBody, chunk, last_chunk
 from proxy.wire.head import Request, Response
 from proxy.wire.headers import (
     ClientFacts,
@@ -78,7 +78,7 @@ class Forward:
         #: The whole body if it is here; None: it is still to come.
         self._body: bytes | None = None
         # A node may think that there is none, and take it for the next request.
-        self._has_odd_body = request.method in _BODILESS and not _is_empty(client.body)
+        self._has_odd_body = request.method in _BODILESS and not client.body.done
         self._harmless = False
         self._response: Response | None = None
         # By when there has to be an answer: known once the node has the whole request.
@@ -324,7 +324,3 @@ class Forward:
         finally:
             # Its traceback has this frame: together they would be a cycle.
             result = None
-
-
-def _is_empty(body: Body) -> bool:
-    return isinstance(body, SizedBody) and not body.size
