@@ -61,7 +61,9 @@ def server_tls(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> ssl.
         """,
         folder=folder,
     )
-    (context,) = make_contexts(config).listeners
+    (tls,) = make_contexts(config).listeners
+    assert tls is not None
+    context = tls.choose("localhost")
     assert context is not None
     return context
 

@@ -7,26 +7,14 @@ import ssl
 from proxy.wire.proxy_protocol import TlsFacts
 
 
-class ClientTls(ssl.SSLObject):
-    """TLS with a client, which remembers the name that it was asked for in SNI."""
-
-    asked_name: str = ""
-
-
-def note_name(tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-    """Remember the name; a context's `sni_callback`."""
-    assert isinstance(tls, ClientTls)
-    tls.asked_name = name or ""
-
-
-def tls_facts(tls: ssl.SSLObject) -> TlsFacts:
-    """Return what a node may be told."""
+def tls_facts(tls: ssl.SSLObject, asked_name: str) -> TlsFacts:
+    """Return what a node may be told; `asked_name` is what the client has asked for."""
     cipher, certificate = tls.cipher(), tls.getpeercert()
     return TlsFacts(
         version=tls.version() or "",
         cipher=cipher[0] if cipher else "",
         alpn=tls.selected_alpn_protocol() or "",
-        server_name=tls.asked_name if isinstance(tls, ClientTls) else "",
+        server_name=asked_name,
         certificate=bool(certificate),
         common_name=_common_name(certificate.get("subject", ())) if certificate else "",
         resumed=bool(tls.session_reused),

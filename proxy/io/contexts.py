@@ -11,7 +11,7 @@ from proxy.config.model import Config, ListenerTls
 from proxy.config.upstream import NodeTls
 from proxy.errors import ConfigError
 
-from .client_tls import ClientTls, note_name
+from .server_tls import ServerTls
 
 #: A peer that ends its stream without close_notify can still be sent to.  Some builds of Python set
 #: it, others don't: OpenSSL then answers such an end with an alert and takes nothing more.
@@ -24,7 +24,7 @@ class Contexts:
     """What a configuration says of TLS, made ready for new handshakes."""
 
     #: Each listener's, None where it is plain.
-    listeners: list[ssl.SSLContext | None]
+    listeners: list[ServerTls | None]
     #: Towards the nodes of each upstream that has TLS.
     upstreams: dict[str, ssl.SSLContext]
 
@@ -43,18 +43,12 @@ def make_contexts(config: Config, source: str = "config") -> Contexts:
     return Contexts(listeners, upstreams)
 
 
-def _listener_contexts(
-    config: Config, source: str, problems: list[str]
-) -> list[ssl.SSLContext | None]:
-    contexts: list[ssl.SSLContext | None] = []
-    # Only where somebody is told: of a name that is not ASCII, Python prints a traceback.
-    named = any(upstream.proxy_protocol == "v2" for upstream in config.upstreams.values())
+def _listener_contexts(config: Config, source: str, problems: list[str]) -> list[ServerTls | None]:
+    contexts: list[ServerTls | None] = []
     for index, listener in enumerate(config.listeners):
         try:
-            context = _server_context(listener.tls, listener.mode) if listener.tls else None
-            if context is not None and named:
-                context.sslobject_class, context.sni_callback = ClientTls, note_name
-            contexts.append(context)
+            tls = listener.tls
+            contexts.append(ServerTls(_server_context(tls, listener.mode)) if tls else None)
         except (ssl.SSLError, OSError) as exc:
             where = f"listeners[{index}].tls.certificates[0]"
             problems.append(f"{source}: {where}: {_reason(exc)}")

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import Listener
 
+from .server_tls import ServerTls
 from .transport import SocketTransport, set_options, take
 
 LOG: Final = logging.getLogger("tidegate.listen")
@@ -40,10 +40,10 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
         self._sock = sock
         self.config = config
         #: What its connections shake hands with.
-        self.tls: ssl.SSLContext | None = None
+        self.tls: ServerTls | None = None
         self.address = _bound_address(sock)
 
-    def reconfigure(self, config: Listener, tls: ssl.SSLContext | None) -> None:
+    def reconfigure(self, config: Listener, tls: ServerTls | None) -> None:
         """Serve what is accepted from now on in another way; what waits in the backlog stays."""
         if config.backlog != self.config.backlog:
             self._sock.listen(config.backlog)

@@ -34,7 +34,8 @@ PATIENCE: Final = 256
 class TlsTransport(SocketTransport):
     """A TCP or unix connection with TLS on it, as the server unless a `server_name` is given.
 
-    `server_name` is the name to ask for and to check as a client.
+    `server_name` is the name to ask for and to check as a client; `received` is what has come from
+    the network already.
     """
 
     __slots__ = (
@@ -44,15 +45,25 @@ class TlsTransport(SocketTransport):
         "_more",
         "_outgoing",
         "_piece",
+        "asked_name",
         "cut_short",
         "tls",
     )
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None = None
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        server_name: str | None = None,
+        *,
+        received: bytes | bytearray = b"",
     ) -> None:
         super().__init__(sock)
         self._incoming = ssl.MemoryBIO()
+        if received:
+            self._incoming.write(received)
+        #: What a client has asked for in SNI.
+        self.asked_name = ""
         self._outgoing = ssl.MemoryBIO()
         #: There may be something to decrypt without reading from the network.
         self._more = False
@@ -77,7 +88,7 @@ class TlsTransport(SocketTransport):
             trio.BrokenResourceError: the peer hung up or is no TLS peer; the cause says which.
         """
         # A server has nothing to say before it has heard something.
-        wants_more = self.tls.server_side
+        wants_more = self.tls.server_side and not self._incoming.pending
         while True:
             if wants_more and not await self._receive_ciphertext():
                 raise trio.BrokenResourceError("closed during the TLS handshake")

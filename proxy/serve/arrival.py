@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import socket
-import ssl
+from typing import Final
 
 import trio
 
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
-from proxy.errors import BadProxyHeader
+from proxy.errors import BadClientHello, BadProxyHeader
 from proxy.io.client_tls import tls_facts
+from proxy.io.server_tls import ServerTls
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
+from proxy.wire.client_hello import ClientHello
 from proxy.wire.proxy_protocol import MAX_HEADER, Source, own_tlvs, read
 
 #: The client of a connection that was reset before it could be asked for its address.
 GONE = "gone:0"
+#: A fatal alert, in a record by itself (RFC 8446 sections 5.1 and 6.2).
+_UNRECOGNIZED_NAME: Final = bytes((21, 3, 3, 0, 2, 2, 112))
 
 
 async def read_source(
@@ -99,7 +103,7 @@ def describe(
     """
     if source is None or source.ends is None:
         source = Source(_ends(stream, client))
-    tls = tls_facts(stream.tls) if isinstance(stream, TlsTransport) else None
+    tls = tls_facts(stream.tls, stream.asked_name) if isinstance(stream, TlsTransport) else None
     return source.passed_on(own_tlvs(request_id, tls))
 
 
@@ -115,24 +119,56 @@ def _ends(stream: trio.abc.Stream, client: str) -> tuple[Address, Address] | Non
 
 
 async def shake_hands(
-    stream: SocketTransport, tls: ssl.SSLContext, record: Record, deadline: float
+    stream: SocketTransport, tls: ServerTls, record: Record, deadline: float
 ) -> TlsTransport | None:
     """Shake hands as TLS's server; None: it failed, or was not complete by `deadline`.
 
     The record is told how long it took, or why it failed.
     """
     started = trio.current_time()
-    transport = TlsTransport(stream.sock, tls)
     try:
         with trio.move_on_at(deadline):
-            await transport.do_handshake()
+            transport = await _shake_hands(stream, tls)
             record.tls_time = trio.current_time() - started
             return transport
-    except trio.BrokenResourceError as exc:
+    except (trio.BrokenResourceError, BadClientHello) as exc:
         record.detail = f"The TLS handshake failed: {exc.__cause__ or exc}."
     else:
         record.detail = "The TLS handshake was not complete in time."
     return None
+
+
+async def _shake_hands(stream: SocketTransport, tls: ServerTls) -> TlsTransport:
+    """Choose what a client is shown by the name that it asks for, and shake hands.
+
+    The name is read here, not by OpenSSL: of one that is not ASCII, Python's `sni_callback` prints
+    a traceback, which nobody should be able to fill a log with.
+    """
+    hello = await read_hello(stream)
+    context = tls.choose(hello.name)
+    if context is None:
+        stream.send(_UNRECOGNIZED_NAME)
+        raise BadClientHello("No certificate is for the name that it asks for.")
+    transport = TlsTransport(stream.sock, context, received=hello.received)
+    transport.asked_name = hello.name
+    await transport.do_handshake()
+    return transport
+
+
+async def read_hello(stream: trio.abc.Stream) -> ClientHello:
+    """Read what a client asks for, and nothing behind it.
+
+    Raises:
+        BadClientHello: it is malformed.
+        trio.BrokenResourceError: the client has hung up.
+    """
+    hello = ClientHello()
+    while not hello.done:
+        data = bytes(await stream.receive_some(hello.room))
+        if not data:
+            raise trio.BrokenResourceError("It hung up before its ClientHello was complete.")
+        hello.receive(data)
+    return hello
 
 
 def host_of(client: str) -> str:

@@ -19,7 +19,6 @@ This is the whole story; each step of it lives elsewhere, those of one request i
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -32,6 +31,7 @@ from proxy.errors import (
     ClientGone,
 )
 from proxy.io.client_http import ClientHttp
+from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.record import Record
 from proxy.wire.clients import Peer
@@ -63,7 +63,7 @@ class Connection:
     entrance: Entrance
     client: str
     port: int = 0
-    tls: ssl.SSLContext | None = None
+    tls: ServerTls | None = None
     surplus: bool = False
     #: What its PROXY header has said.
     source: Source | None = None

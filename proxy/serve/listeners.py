@@ -8,7 +8,6 @@ connections that are accepted from then on.
 from __future__ import annotations
 
 import errno
-import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from proxy.config.address import Address
 from proxy.config.checks import is_numeric
 from proxy.config.model import Listener
 from proxy.io.listen import TransportListener, open_listeners
+from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
 
 #: The configured address.  Where that leaves the port to the kernel: the name besides, and of those
@@ -111,7 +111,7 @@ class Listeners:
     def switch(
         self,
         configs: Sequence[Listener],
-        contexts: Iterable[ssl.SSLContext | None],
+        contexts: Iterable[ServerTls | None],
         opened: Opened,
     ) -> None:
         """Go by another configuration, with what `bind` has opened for it; close what it lacks."""

@@ -34,7 +34,7 @@ from proxy.pool.upstream import Upstream
 from proxy.wire.client_hello import ClientHello
 from proxy.wire.keys import hash_key
 
-from .arrival import host_of
+from .arrival import host_of, read_hello
 from .connection import Connection
 from .reach import Attempt, Reach
 from .upgrade import Established
@@ -92,17 +92,11 @@ class Passage(Connection):
 
     async def _read_hello(self, deadline: float) -> ClientHello:
         """Read what the client asks for; what that takes of its bytes goes to the node."""
-        hello = ClientHello()
         with trio.move_on_at(deadline):
-            while not hello.done:
-                try:
-                    data = bytes(await self.stream.receive_some(hello.room))
-                except trio.BrokenResourceError as exc:
-                    raise ClientGone(str(exc)) from exc
-                if not data:
-                    raise ClientGone("It hung up before its ClientHello was complete.")
-                hello.receive(data)
-            return hello
+            try:
+                return await read_hello(self.stream)
+            except trio.BrokenResourceError as exc:
+                raise ClientGone(str(exc)) from exc
         raise BadClientHello("The ClientHello was not complete in time.")
 
     async def _connect(self, record: Record, early: bytes) -> Established:

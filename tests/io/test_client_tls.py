@@ -8,7 +8,7 @@ import attrs
 import pytest
 import trustme
 
-from proxy.io.client_tls import ClientTls, note_name, tls_facts
+from proxy.io.client_tls import tls_facts
 from proxy.wire.proxy_protocol import TlsFacts
 
 CIPHER = "ECDHE-ECDSA-AES256-GCM-SHA384"
@@ -18,7 +18,6 @@ CIPHER = "ECDHE-ECDSA-AES256-GCM-SHA384"
 def contexts(ca: trustme.CA) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A client's and a server's, with TLS 1.2, where sessions come with the handshake."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.sslobject_class, server.sni_callback = ClientTls, note_name
     server.maximum_version = ssl.TLSVersion.TLSv1_2
     server.set_ciphers(CIPHER)
     server.set_alpn_protocols(["http/1.1"])
@@ -53,11 +52,11 @@ def shake_hands(
 def test_facts(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     client, server = contexts
     _, far = shake_hands(client, server)
-    assert tls_facts(far) == TlsFacts("TLSv1.2", CIPHER)
+    assert tls_facts(far, "") == TlsFacts("TLSv1.2", CIPHER)
 
     client.set_alpn_protocols(["http/1.1"])
     _, far = shake_hands(client, server, "localhost")
-    assert tls_facts(far) == TlsFacts("TLSv1.2", CIPHER, "http/1.1", "localhost")
+    assert tls_facts(far, "localhost") == TlsFacts("TLSv1.2", CIPHER, "http/1.1", "localhost")
 
 
 def test_certificates(contexts: tuple[ssl.SSLContext, ssl.SSLContext], ca: trustme.CA) -> None:
@@ -65,17 +64,17 @@ def test_certificates(contexts: tuple[ssl.SSLContext, ssl.SSLContext], ca: trust
     ca.issue_cert("ada@example.org", common_name="Ada Lövelace").configure_cert(client)
     near, far = shake_hands(client, server)
     facts = TlsFacts("TLSv1.2", CIPHER, certificate=True, common_name="Ada Lövelace")
-    assert tls_facts(far) == facts
+    assert tls_facts(far, "") == facts
 
     _, far = shake_hands(client, server, session=near.session)
-    assert tls_facts(far) == attrs.evolve(facts, resumed=True)
+    assert tls_facts(far, "") == attrs.evolve(facts, resumed=True)
 
     ca.issue_cert("ada@example.org").configure_cert(client)
     _, far = shake_hands(client, server)
-    assert tls_facts(far) == attrs.evolve(facts, common_name="")
+    assert tls_facts(far, "") == attrs.evolve(facts, common_name="")
 
 
 def test_before_the_handshake(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     plain = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(ValueError):
-        tls_facts(plain.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True))
+        tls_facts(plain.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True), "")

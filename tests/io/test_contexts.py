@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-import attrs
 import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import (
@@ -17,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from proxy.config.load import parse_config
 from proxy.config.model import Config
-from proxy.config.upstream import ProxyVersion
 from proxy.errors import ConfigError
 from proxy.io.contexts import make_contexts
 
@@ -55,23 +53,13 @@ def configure(folder: Path, cert: str = "cert.pem", key: str = "key.pem", ca: st
     return parse_config(text, name="test", folder=folder)
 
 
-@pytest.mark.parametrize(("version", "named"), [(None, False), ("v1", False), ("v2", True)])
-def test_names_are_noted_where_a_node_is_told(
-    version: ProxyVersion | None, named: bool, folder: Path
-) -> None:
-    config = configure(folder)
-    upstream = attrs.evolve(config.upstreams["u"], proxy_protocol=version)
-    context, _ = make_contexts(attrs.evolve(config, upstreams={"u": upstream})).listeners
-
-    assert context is not None
-    assert (context.sni_callback is not None) is named
-
-
 def test_contexts(folder: Path) -> None:
     contexts = make_contexts(configure(folder, ca="ca.pem"))
-    tls, plain = contexts.listeners
+    listener, plain = contexts.listeners
 
     assert plain is None
+    assert listener is not None
+    tls = listener.choose("")
     assert tls is not None
     assert tls.minimum_version == ssl.TLSVersion.TLSv1_2
     assert tls.options & ssl.OP_NO_RENEGOTIATION

@@ -17,6 +17,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import Listener
 from proxy.io.listen import open_listeners
+from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
 
 from .rig import LIMIT
@@ -28,7 +29,7 @@ async def test_settings_change_and_what_waits_stays() -> None:
     async with listener:
         target = (listener.address.host, listener.address.port)
         with socket.create_connection(target) as first, socket.create_connection(target) as second:
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls = ServerTls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
             listener.reconfigure(attrs.evolve(config, name="b", backlog=1), tls)
             peers = set()
             for _ in range(2):

@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.config.upstream import ProxyVersion
+from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
 from proxy.serve.arrival import (
@@ -47,7 +48,9 @@ async def test_a_client_shakes_hands(
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
-            transport = await shake_hands(ends[1], server_tls, record, trio.current_time() + LIMIT)
+            transport = await shake_hands(
+                ends[1], ServerTls(server_tls), record, trio.current_time() + LIMIT
+            )
 
         assert transport is not None
         assert record.tls_time is not None
@@ -65,7 +68,8 @@ async def test_what_is_no_handshake_is_told_to_the_record(
         await ends[0].send_all(sent)
     await ends[0].aclose()
 
-    assert await shake_hands(ends[1], server_tls, record, trio.current_time() + LIMIT) is None
+    now = trio.current_time()
+    assert await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT) is None
     assert record.tls_time is None
     assert record.detail.startswith("The TLS handshake failed: ")
 
@@ -75,7 +79,8 @@ async def test_a_handshake_has_its_time(
 ) -> None:
     record = Record(id="1", client="c")
 
-    assert await shake_hands(ends[1], server_tls, record, trio.current_time() + 0.01) is None
+    now = trio.current_time()
+    assert await shake_hands(ends[1], ServerTls(server_tls), record, now + 0.01) is None
     assert record.detail == "The TLS handshake was not complete in time."
 
 
@@ -215,7 +220,9 @@ async def test_what_a_node_is_told_of_tls(
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
-            transport = await shake_hands(far, server_tls, record, trio.current_time() + LIMIT)
+            transport = await shake_hands(
+                far, ServerTls(server_tls), record, trio.current_time() + LIMIT
+            )
     assert transport is not None
     told = describe(transport, attrs.evolve(SOURCE, tlvs=((SSL, b"theirs"),)), "c:1", "id-1")
 

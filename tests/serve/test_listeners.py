@@ -18,6 +18,7 @@ import trio.testing
 from proxy.config.address import Address
 from proxy.config.model import Listener
 from proxy.io.listen import TransportListener
+from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
 from proxy.serve.listeners import Listeners, keyed
 
@@ -36,7 +37,7 @@ class Rig:
     def __init__(self) -> None:
         self.listeners = Listeners()
 
-    async def reload(self, *configs: Listener, tls: ssl.SSLContext | None = None) -> None:
+    async def reload(self, *configs: Listener, tls: ServerTls | None = None) -> None:
         opened = await self.listeners.bind(configs)
         self.listeners.switch(configs, [tls] * len(configs), opened)
 
@@ -132,7 +133,8 @@ async def test_what_else_is_said_is_for_those_who_come_then() -> None:
         bind = f"127.0.0.1:{probe.getsockname()[1]}"
     async with open_rig(listener(bind, name="a")) as rig:
         assert await heard(rig.connect()) == "a"
-        await rig.reload(listener(bind, name="b"), tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        tls = ServerTls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        await rig.reload(listener(bind, name="b"), tls=tls)
         assert await heard(rig.connect()) == "bs"
         assert [bound.tls for bound in rig.listeners.bound] == [True]
         await rig.reload(listener(bind, name="b", backlog=1))
