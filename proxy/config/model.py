@@ -7,7 +7,6 @@ fields; `Config` checks that names refer to something.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -28,29 +27,13 @@ from .http import error_statuses
 from .network import Network, networks
 from .page import Page
 from .route import Route
+from .tls import ListenerTls
 from .upstream import Drain, Upstream
 
 
 def _only_one_worker(_: object, __: attrs.Attribute[Any], value: int) -> None:
     if value != 1:
         raise ValueError("only 1 is supported by this version")
-
-
-@attrs.frozen(kw_only=True)
-class Certificate:
-    cert_file: Path
-    key_file: Path
-
-
-@attrs.frozen(kw_only=True)
-class ListenerTls:
-    """TLS towards clients; `certificates` are PEM files, the chain below the leaf in the same."""
-
-    certificates: tuple[Certificate, ...] = attrs.field(
-        validator=[validators.min_len(1), validators.max_len(1)]
-    )
-    # nginx, HAProxy, Caddy: 1.2
-    minimum_version: Literal["1.2", "1.3"] = "1.2"
 
 
 @attrs.frozen(kw_only=True)

@@ -7,7 +7,8 @@ from typing import Final
 
 import attrs
 
-from proxy.config.model import Config, ListenerTls
+from proxy.config.model import Config
+from proxy.config.tls import ListenerTls
 from proxy.config.upstream import NodeTls
 from proxy.errors import ConfigError
 

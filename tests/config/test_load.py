@@ -21,12 +21,10 @@ from proxy.config.headers import HeaderRules
 from proxy.config.http import Redirect, RequestRate, Respond, Rewrite
 from proxy.config.load import load_config, parse_config
 from proxy.config.model import (
-    Certificate,
     Config,
     Limits,
     Listener,
     ListenerProxyProtocol,
-    ListenerTls,
     Log,
     Shutdown,
     Timeouts,
@@ -34,6 +32,7 @@ from proxy.config.model import (
 from proxy.config.network import Network
 from proxy.config.page import PAGE_BYTES, Page
 from proxy.config.route import Ping, Route, SessionLimits
+from proxy.config.tls import Certificate, ListenerTls
 from proxy.config.upstream import (
     DetectDrain,
     Discovery,

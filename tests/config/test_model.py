@@ -13,17 +13,16 @@ from proxy.config.address import Address
 from proxy.config.checks import Invalid
 from proxy.config.http import Redirect, Respond, Rewrite
 from proxy.config.model import (
-    Certificate,
     Config,
     Limits,
     Listener,
     ListenerProxyProtocol,
-    ListenerTls,
     Log,
     Shutdown,
     Timeouts,
 )
 from proxy.config.route import Route
+from proxy.config.tls import Certificate, ListenerTls
 from proxy.config.upstream import Node, Upstream
 
 TLS = ListenerTls(certificates=(Certificate(cert_file=Path("c"), key_file=Path("k")),))

@@ -11,9 +11,10 @@ import pytest
 from proxy.config.address import Address
 from proxy.config.checks import Invalid
 from proxy.config.load import parse_config
-from proxy.config.model import Certificate, Config, Listener, ListenerTls
+from proxy.config.model import Config, Listener
 from proxy.config.route import Ping, Route, SessionLimits
 from proxy.config.tcp import route_faults
+from proxy.config.tls import Certificate, ListenerTls
 from proxy.config.upstream import Node, Upstream
 from proxy.errors import ConfigError
 

@@ -10,8 +10,9 @@ import pytest
 from proxy.config.address import Address
 from proxy.config.forwarding import Forwarding, Hsts
 from proxy.config.headers import HeaderRules
-from proxy.config.model import Certificate, Config, Listener, ListenerTls
+from proxy.config.model import Config, Listener
 from proxy.config.route import Route
+from proxy.config.tls import Certificate, ListenerTls
 from proxy.config.upstream import Node, Upstream
 from proxy.errors import LoopDetected, TooManyHops
 from proxy.wire.clients import Clients, Peer
