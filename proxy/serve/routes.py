@@ -27,7 +27,7 @@ Condition = Literal[
 ]
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # frozen it would take twice as long to make, for every request
 class Asked:
     """What a request is routed by.
 

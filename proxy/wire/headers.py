@@ -125,14 +125,8 @@ def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Head
 
     `dropped` are the names to leave out besides those that `Connection` lists, in lower case.
     """
-    kept = []
-    listed: list[bytes] = []
-    for pair in headers:
-        name = pair[0].lower()
-        if name not in dropped:
-            kept.append(pair)
-        elif name == b"connection":
-            listed += [token.strip() for token in pair[1].lower().split(b",")]
+    kept = [pair for pair in headers if pair[0].lower() not in dropped]
+    listed = tokens(headers, b"connection") if len(kept) < len(headers) else ()
     # Who lists these would have the next one misread where the body ends, or whom it serves; and
     # without Via no loop is found.
     if more := {*listed} - dropped - {b"content-length", b"host", b"via"}:
@@ -230,7 +224,7 @@ def _is_disguised(name: bytes) -> bool:
 def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     """Return the headers of a client's request as a node gets them."""
     heads, kept = facts.heads, end_to_end(headers, _NOT_FOR_NODES)
-    if any(b"_" in name for name, _ in kept):
+    if b"_" in b"".join([name for name, _ in kept]):
         kept = [pair for pair in kept if not _is_disguised(pair[0])]
     host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
     if heads.x_forwarded:
