@@ -116,7 +116,7 @@ class Clients:
         return ClientFacts(
             address,
             scheme,
-            hop.wanted_port or peer.port,
+            (hop.wanted_port if chain else 0) or peer.port,
             request_id,
             hop.host or host,
             hops=_passed_on(chain, hop, _own(peer, host)) if chain and self._appends else (),

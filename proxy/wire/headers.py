@@ -11,6 +11,7 @@ are ours alone.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -228,13 +229,11 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
         kept = [pair for pair in kept if not _is_disguised(pair[0])]
     host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
     if heads.x_forwarded:
-        # Of a unix socket's peer there is none: a word would be taken for one.
-        if known := facts.known_addresses():
-            kept.append((b"X-Forwarded-For", known))
-        kept.append((b"X-Forwarded-Proto", facts.scheme.encode()))
+        before, behind = _x_forwarded(facts.known_addresses(), facts.scheme, facts.port)
+        kept += before
         if host:
             kept.append((b"X-Forwarded-Host", host.encode("latin-1")))
-        kept.append((b"X-Forwarded-Port", b"%d" % facts.port))
+        kept += behind
     if heads.forwarded:
         hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
         kept.append((b"Forwarded", elements(hops)))
@@ -243,6 +242,17 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     if heads.via_to_node:
         kept.append((b"Via", facts.version + b" " + heads.via_to_node))
     return heads.request.apply(kept, facts.words)
+
+
+@functools.lru_cache(maxsize=1000)
+def _x_forwarded(known: bytes, scheme: str, port: int) -> tuple[Headers, Headers]:
+    """Return what stands before and behind the host: the same for all of a connection's requests.
+
+    Of a unix socket's peer no address is known: a word would be taken for one.
+    """
+    before = [(b"X-Forwarded-For", known)] if known else []
+    before.append((b"X-Forwarded-Proto", scheme.encode()))
+    return before, [(b"X-Forwarded-Port", b"%d" % port)]
 
 
 def response_headers(headers: Headers, facts: ClientFacts, version: bytes = b"1.1") -> Headers:
