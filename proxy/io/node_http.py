@@ -79,11 +79,12 @@ class NodeHttp(Http1):
     def receive_nowait(self) -> bool:
         """Take what has come; return False if nothing has, or the stream is over."""
         try:
-            self._heard |= self._receive_nowait()
-            return self._heard
+            received = self._receive_nowait()
         except OSError:
             # Found again by whoever waits for more.
             return False
+        self._heard |= received
+        return received
 
     def response_nowait(self) -> Response | None:
         """Return the head of the final answer if it is here and in order; else `read_response`."""
