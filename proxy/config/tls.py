@@ -8,6 +8,9 @@ from typing import Literal
 import attrs
 from attrs import validators
 
+from .checks import NewFile
+from .client_certificates import ClientCertificates
+
 
 @attrs.frozen(kw_only=True)
 class Certificate:
@@ -24,3 +27,8 @@ class ListenerTls:
     )
     # nginx, HAProxy, Caddy: 1.2
     minimum_version: Literal["1.2", "1.3"] = "1.2"
+    # Off without it.
+    client_certificates: ClientCertificates | None = None
+    # Where to write the keys of all connections, for Wireshark and the like: whoever reads this
+    # file reads them all.  HAProxy: tune.ssl.keylog, off
+    keylog_file: NewFile | None = None

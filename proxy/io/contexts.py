@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import attrs
 
+from proxy.config.checks import Invalid
 from proxy.config.model import Config
+from proxy.config.node_tls import NodeTls
 from proxy.config.tls import ListenerTls
-from proxy.config.upstream import NodeTls
 from proxy.errors import ConfigError
 
+from .client_certificates import ask_for_certificates
+from .keylog import write_keys
+from .passphrase import Passphrase, load_certificate
 from .server_tls import ServerTls
 
 #: A peer that ends its stream without close_notify can still be sent to.  Some builds of Python set
@@ -50,6 +56,9 @@ def _listener_contexts(config: Config, source: str, problems: list[str]) -> list
         try:
             tls = listener.tls
             contexts.append(ServerTls(_server_context(tls, listener.mode)) if tls else None)
+        except Invalid as exc:
+            where = f"listeners[{index}].tls"
+            problems += [f"{source}: {where}.{key}: {reason}" for key, reason in exc.faults]
         except (ssl.SSLError, OSError) as exc:
             where = f"listeners[{index}].tls.certificates[0]"
             problems.append(f"{source}: {where}: {_reason(exc)}")
@@ -67,18 +76,14 @@ def _upstream_contexts(
     for name, upstream in config.upstreams.items():
         if upstream.tls is None:
             continue
-        files = attrs.evolve(upstream.tls, server_name=None)
-        kind = files, name not in unseen
-        key = "ca_file"
+        kind = attrs.evolve(upstream.tls, server_name=None), name not in unseen
         try:
             if kind not in made:
-                context = _client_context(*kind)
-                key = "cert_file"
-                _show_certificate(context, files)
-                made[kind] = context
+                made[kind] = _client_context(*kind)
             contexts[name] = made[kind]
-        except (ssl.SSLError, OSError) as exc:
-            problems.append(f"{source}: upstreams.{name}.tls.{key}: {_reason(exc)}")
+        except Invalid as exc:
+            for key, reason in exc.faults:
+                problems.append(f"{source}: upstreams.{name}.tls.{key}: {reason}")
     return contexts
 
 
@@ -94,28 +99,66 @@ def _server_context(tls: ListenerTls, mode: str) -> ssl.SSLContext:
         # deepstream's clients offer none; browsers must not think of HTTP/2.
         context.set_alpn_protocols(["http/1.1"])
     certificate = tls.certificates[0]
-    context.load_cert_chain(certificate.cert_file, certificate.key_file, password=_no_passphrase)
+    load_certificate(context, certificate.cert_file, certificate.key_file, Passphrase())
+    with _fault_of("client_certificates"):
+        ask_for_certificates(context, tls.client_certificates)
+    with _fault_of("keylog_file"):
+        write_keys(context, tls.keylog_file)
     return context
-
-
-def _no_passphrase() -> str:
-    """Stand in for OpenSSL's question on the terminal, which nobody would answer."""
-    raise OSError("the key is protected by a passphrase")
 
 
 def _client_context(tls: NodeTls, http: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca_file)
+    """Make what the nodes of some upstreams are spoken to with.
+
+    Raises:
+        Invalid: a file cannot be used.
+    """
+    # Not as `ssl.create_default_context` does it: that is stricter with each version of Python, and
+    # writes keys to where SSLKEYLOGFILE points.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.options |= _HALF_CLOSE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = _VERSIONS[tls.minimum_version]
+    context.maximum_version = _VERSIONS[tls.maximum_version]
     if http:
         context.set_alpn_protocols(["http/1.1"])
+    with _fault_of("ca_file"):
+        _trust(context, tls)
+    with _fault_of("cert_file"):
+        _show_certificate(context, tls)
+    with _fault_of("keylog_file"):
+        write_keys(context, tls.keylog_file)
     return context
+
+
+def _trust(context: ssl.SSLContext, tls: NodeTls) -> None:
+    if tls.ca_file is None:
+        context.load_default_certs()
+        return
+    context.load_verify_locations(tls.ca_file)
+    # What is in the file is trusted: it may be a node's own certificate, that nobody has signed.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _show_certificate(context: ssl.SSLContext, tls: NodeTls) -> None:
     """Have something to show to nodes that ask for a client's certificate."""
     if tls.cert_file and tls.key_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
+        passphrase = Passphrase(tls.passphrase_file, tls.passphrase_env)
+        load_certificate(context, tls.cert_file, tls.key_file, passphrase)
+
+
+@contextmanager
+def _fault_of(key: str) -> Iterator[None]:
+    """Have what goes wrong within be a fault of this key.
+
+    Raises:
+        Invalid: it has.
+    """
+    try:
+        yield
+    except Invalid as exc:
+        raise Invalid(*((f"{key}.{inner}", reason) for inner, reason in exc.faults)) from exc
+    except (ssl.SSLError, OSError) as exc:
+        raise Invalid((key, _reason(exc))) from exc
 
 
 def _reason(exc: ssl.SSLError | OSError) -> str:

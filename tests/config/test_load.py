@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
+from proxy.config.checks import NewFile
+from proxy.config.client_certificates import ClientCertificates
 from proxy.config.forwarding import Forwarding, Hsts
 from proxy.config.headers import HeaderRules
 from proxy.config.http import Redirect, RequestRate, Respond, Rewrite
@@ -30,6 +32,7 @@ from proxy.config.model import (
     Timeouts,
 )
 from proxy.config.network import Network
+from proxy.config.node_tls import NodeTls
 from proxy.config.page import PAGE_BYTES, Page
 from proxy.config.route import Ping, Route, SessionLimits
 from proxy.config.tls import Certificate, ListenerTls
@@ -39,7 +42,6 @@ from proxy.config.upstream import (
     Drain,
     Hold,
     Node,
-    NodeTls,
     Probe,
     Rebalance,
     Rest,
@@ -74,6 +76,13 @@ FULL: dict[str, Any] = {
             "tls": {
                 "certificates": [{"cert_file": "cert.pem", "key_file": "key.pem"}],
                 "minimum_version": "1.3",
+                "client_certificates": {
+                    "mode": "optional",
+                    "ca_file": "cert.pem",
+                    "crl_file": "key.pem",
+                    "crl_check": "leaf",
+                },
+                "keylog_file": "keys.log",
             },
         },
         {
@@ -175,6 +184,10 @@ FULL: dict[str, Any] = {
                 "server_name": "node",
                 "cert_file": "cert.pem",
                 "key_file": "key.pem",
+                "passphrase_file": "key.pem",
+                "minimum_version": "1.3",
+                "session_reuse": False,
+                "keylog_file": "keys.log",
             },
             "probe": {
                 "kind": "http",
@@ -209,7 +222,17 @@ FULL: dict[str, Any] = {
             },
             "unavailable_status": 503,
         },
-        "mqtt": {"nodes": ["unix:/run/mqtt"], "probe": {"kind": "websocket", "send": "x"}},
+        "mqtt": {
+            "nodes": ["unix:/run/mqtt"],
+            "probe": {"kind": "websocket", "send": "x"},
+            "tls": {
+                "server_name": "mqtt",
+                "cert_file": "cert.pem",
+                "key_file": "key.pem",
+                "passphrase_env": "PASS",
+                "maximum_version": "1.2",
+            },
+        },
     },
     "timeouts": {
         "handshake": 1.5,
@@ -241,6 +264,7 @@ FULL: dict[str, Any] = {
         "passes": 2,
         "hops": 9,
         "request_id": False,
+        "client_certificates": ["subject", "certificate"],
     },
     "shutdown": {"rate": 10, "jitter": 1, "deadline": 10.0},
     "log": {"format": "json", "level": "debug", "access": False},
@@ -304,7 +328,17 @@ def test_full(folder: Path) -> None:
         name="public",
         backlog=64,
         hsts=Hsts(max_age=63_072_000, include_subdomains=True, preload=True),
-        tls=ListenerTls(certificates=(certificate,), minimum_version="1.3"),
+        tls=ListenerTls(
+            certificates=(certificate,),
+            minimum_version="1.3",
+            client_certificates=ClientCertificates(
+                mode="optional",
+                ca_file=folder / "cert.pem",
+                crl_file=folder / "key.pem",
+                crl_check="leaf",
+            ),
+            keylog_file=NewFile(folder / "keys.log"),
+        ),
     )
     inside = Listener(
         bind=Address(path="/run/tidegate.sock"),
@@ -359,6 +393,10 @@ def test_full(folder: Path) -> None:
             server_name="node",
             cert_file=folder / "cert.pem",
             key_file=folder / "key.pem",
+            passphrase_file=folder / "key.pem",
+            minimum_version="1.3",
+            session_reuse=False,
+            keylog_file=NewFile(folder / "keys.log"),
         ),
         probe=Probe(
             kind="http",
@@ -394,7 +432,15 @@ def test_full(folder: Path) -> None:
         unavailable_status=503,
     )
     mqtt = Upstream(
-        nodes=(Node(address=Address(path="/run/mqtt")),), probe=Probe(kind="websocket", send="x")
+        nodes=(Node(address=Address(path="/run/mqtt")),),
+        probe=Probe(kind="websocket", send="x"),
+        tls=NodeTls(
+            server_name="mqtt",
+            cert_file=folder / "cert.pem",
+            key_file=folder / "key.pem",
+            passphrase_env="PASS",
+            maximum_version="1.2",
+        ),
     )
 
     page = Page(folder / "page.html", b"<p>Sorry.")
@@ -473,6 +519,7 @@ def test_full(folder: Path) -> None:
             passes=2,
             hops=9,
             request_id=False,
+            client_certificates=("subject", "certificate"),
         ),
         shutdown=Shutdown(rate=10.0, jitter=1.0, deadline=10.0),
         log=Log(format="json", level="debug", access=False),
@@ -682,7 +729,9 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "upstream",
             "tls.verify = false",
             "upstreams.one.tls.verify",
-            "unknown key; allowed here: ca_file, cert_file, key_file, server_name",
+            "unknown key; allowed here: ca_file, cert_file, key_file, keylog_file, "
+            "maximum_version, minimum_version, passphrase_env, passphrase_file, server_name, "
+            "session_reuse",
         ),
         ("more", "log.hue = 1", "log.hue", "unknown key; allowed here: access, format, level"),
         *[

@@ -77,7 +77,11 @@ def test_contexts(folder: Path) -> None:
         ("cert.pem", "other.pem", "the key does not belong to the certificate"),
         ("empty.pem", "key.pem", "not a PEM certificate and key"),
         ("cert.pem", "empty.pem", "not a PEM certificate and key"),
-        ("cert.pem", "locked.pem", "the key is protected by a passphrase"),
+        (
+            "cert.pem",
+            "locked.pem",
+            "the key is protected by a passphrase: passphrase_file or passphrase_env has to say it",
+        ),
     ],
 )
 def test_faults_of_certificates(folder: Path, cert: str, key: str, reason: str) -> None:
