@@ -10,7 +10,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.errors import BadClientHello, BadProxyHeader
-from proxy.io.client_tls import tls_facts
+from proxy.io.client_tls import tls_facts, why_failed
 from proxy.io.server_tls import ServerTls
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport
@@ -132,7 +132,7 @@ async def shake_hands(
             record.tls_time = trio.current_time() - started
             return transport
     except (trio.BrokenResourceError, BadClientHello) as exc:
-        record.detail = f"The TLS handshake failed: {exc.__cause__ or exc}."
+        record.detail = why_failed(exc.__cause__ or exc)
     else:
         record.detail = "The TLS handshake was not complete in time."
     return None
