@@ -94,6 +94,19 @@ def test_check_says_what_it_would_bind(tmp_path: Path, ca: trustme.CA) -> None:
     ]
 
 
+def test_check_warns_of_keys_in_a_file(tmp_path: Path, ca: trustme.CA) -> None:
+    write_certificate(tmp_path, ca)
+    file = write(tmp_path)
+    file.write_text(file.read_text() + TLS + 'tls.keylog_file = "keys.log"\n')
+    result = command("check", "-c", file)
+
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: listeners[1].tls.keylog_file: the keys of all connections are written to "
+        f"{tmp_path}/keys.log: who reads it can read them all\n"
+    )
+
+
 def test_check_reads_tidegate_toml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
     monkeypatch.chdir(tmp_path)

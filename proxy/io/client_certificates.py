@@ -69,6 +69,18 @@ def _load(context: ssl.SSLContext, key: str, file: Path) -> dict[str, int]:
     return context.cert_store_stats()
 
 
+def contents(config: ClientCertificates | None) -> tuple[bytes, ...]:
+    """Return what the files hold that judge clients: with anything else it is another context.
+
+    Raises:
+        Invalid: they cannot be read.
+    """
+    try:
+        return tuple(file.read_bytes() for file in config.files) if config is not None else ()
+    except OSError as exc:
+        raise Invalid(("", f"{exc.strerror}: {exc.filename}")) from exc
+
+
 def warnings(config: ClientCertificates | None, now: datetime) -> Iterator[tuple[str, str]]:
     """Yield, by the key of `config`, what has clients refused though all files can be read.
 

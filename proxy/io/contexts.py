@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,6 +19,7 @@ from proxy.errors import ConfigError
 from .client_certificates import ask_for_certificates
 from .keylog import write_keys
 from .passphrase import Passphrase, load_certificate
+from .peer_remarks import peer_remarks
 from .server_tls import ServerTls
 
 #: A peer that ends its stream without close_notify can still be sent to.  Some builds of Python set
@@ -34,6 +36,8 @@ class Contexts:
     listeners: list[ServerTls | None]
     #: Towards the nodes of each upstream that has TLS.
     upstreams: dict[str, ssl.SSLContext]
+    #: See `remarks`.
+    peer_remarks: tuple[str, ...] = ()
 
 
 def make_contexts(config: Config, source: str = "config") -> Contexts:
@@ -47,7 +51,12 @@ def make_contexts(config: Config, source: str = "config") -> Contexts:
     upstreams = _upstream_contexts(config, source, problems)
     if problems:
         raise ConfigError(problems)
-    return Contexts(listeners, upstreams)
+    return Contexts(listeners, upstreams, tuple(peer_remarks(config, time.time())))
+
+
+def remarks(config: Config, contexts: Contexts, now: float | None = None) -> Iterator[str]:
+    """Tell of what works, and is not as it should be, each as `path.to.key: what to do`."""
+    yield from contexts.peer_remarks
 
 
 def _listener_contexts(config: Config, source: str, problems: list[str]) -> list[ServerTls | None]:

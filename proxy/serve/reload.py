@@ -27,6 +27,7 @@ from proxy.pool.upstream import Upstream
 from .hooks import Hooks, check_hooks
 from .keepers import Keepers
 from .listeners import Listeners, Opened, discard, keyed, labels
+from .remarks import tell_remarks
 from .routes import Routes
 from .service import Service
 
@@ -170,6 +171,7 @@ class Reloader:
         self._keepers.forget_left()
         reloaded = difference(before, config, sessions=affected)
         LOG.info("reloaded", extra=reloaded.fields())
+        tell_remarks(config, contexts)
         return reloaded
 
 

@@ -34,6 +34,7 @@ from .listeners import Bound, Listeners
 from .move import Mover
 from .passage import Passage
 from .reload import Reloaded, Reloader
+from .remarks import tell_remarks
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -168,6 +169,7 @@ class Server:
         """Serve until `shut_down`, then drain."""
         opened = await self._listeners.bind(self.config.listeners)
         self._listeners.switch(self.config.listeners, self.service.contexts.listeners, opened)
+        tell_remarks(self.config, self.service.contexts)
         try:
             await self._serve(task_status)
         finally:

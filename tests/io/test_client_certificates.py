@@ -12,7 +12,7 @@ import trustme
 
 from proxy.config.checks import Invalid
 from proxy.config.client_certificates import ClientCertificates
-from proxy.io.client_certificates import ask_for_certificates, warnings
+from proxy.io.client_certificates import ask_for_certificates, contents, warnings
 
 from .certificates import NOW, WEEK, revoked
 
@@ -256,6 +256,18 @@ def test_who_was_revoked_does_not_come_back_with_a_ticket(
     after = listener(ca, config, version)
     with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
         shake_hands(near, after, session)
+
+
+def test_contents(tmp_path: Path) -> None:
+    file, crl = write(tmp_path, "ca.pem", b"ca"), write(tmp_path, "crl.pem", b"1")
+    config = ClientCertificates(ca_file=file, crl_file=crl)
+    assert contents(config) == (b"ca", b"1")
+    write(tmp_path, "crl.pem", b"2")
+    assert contents(config) == (b"ca", b"2")
+    crl.unlink()
+    with pytest.raises(Invalid, match="No such file"):
+        contents(config)
+    assert contents(None) == contents(ClientCertificates(mode="off", ca_file=file)) == ()
 
 
 def test_a_ticket_is_of_its_listener(
