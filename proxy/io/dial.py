@@ -7,7 +7,6 @@ import functools
 import ipaddress
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +22,7 @@ from proxy.errors import (
     NodeTlsError,
 )
 
-from .node_security import NodeSecurity
+from .node_security import NodeSecurity, why_failed
 from .tls import TlsTransport
 from .transport import SocketTransport, set_options
 
@@ -60,7 +59,7 @@ async def dial(
             return await _shake_hands(sock, security)
         except trio.BrokenResourceError as exc:
             sock.close()
-            raise NodeTlsError(str(address), _tls_reason(exc)) from exc
+            raise NodeTlsError(str(address), why_failed(exc.__cause__)) from exc
         except BaseException:
             sock.close()
             raise
@@ -141,12 +140,3 @@ def _dial_errors(node: str) -> Iterator[None]:
         if exc.errno in _OURS:
             raise Full from exc
         raise DialError(node, f"The node cannot be reached: {exc.strerror}.") from exc
-
-
-def _tls_reason(exc: trio.BrokenResourceError) -> str:
-    cause = exc.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"The node's certificate was not accepted: {cause.verify_message}."
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS to the node failed: {cause.reason or cause}."
-    return "The node closed the connection during the TLS handshake."

@@ -24,6 +24,15 @@ VERIFIED_FOR: Final = 3600.0
 PAUSE: Final = 1.0
 
 
+def why_failed(cause: BaseException | None) -> str:
+    """Return why there is no TLS with a node, by what the ssl module says, if it says anything."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"The node's certificate was not accepted: {cause.verify_message}."
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS to the node failed: {cause.reason or cause}."
+    return "The node closed the connection during the TLS handshake."
+
+
 @attrs.define(eq=False)
 class NodeSecurity:
     """TLS towards a node: the context, and the name to ask for and to check.

@@ -19,6 +19,8 @@ from proxy.config.model import Config
 from proxy.errors import ConfigError
 from proxy.io.contexts import make_contexts
 
+from .test_client_certificates import shake_hands
+
 
 @pytest.fixture
 def folder(tmp_path: Path, ca: trustme.CA) -> Path:
@@ -117,3 +119,68 @@ def test_upstreams_that_trust_the_same_share_what_was_loaded(folder: Path) -> No
     assert contexts["a"] is not contexts["c"]
     # The next time the files are read again.
     assert make_contexts(config).upstreams["a"] is not contexts["a"]
+
+
+def towards(folder: Path, tls: str) -> ssl.SSLContext:
+    text = f"""
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        [[routes]]
+        path = "/"
+        upstream = "u"
+        [upstreams.u]
+        nodes = [ "localhost:1" ]
+        tls = {{ {tls} }}
+    """
+    return make_contexts(parse_config(text, folder=folder), "t").upstreams["u"]
+
+
+def test_versions_towards_nodes(folder: Path) -> None:
+    context = towards(folder, "")
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.maximum_version == ssl.TLSVersion.TLSv1_3
+    context = towards(folder, 'minimum_version = "1.3"')
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+    context = towards(folder, 'maximum_version = "1.2"')
+    assert context.maximum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_nodes_are_verified_whatever_is_said(folder: Path, ca: trustme.CA) -> None:
+    for context in (towards(folder, ""), towards(folder, 'ca_file = "ca.pem"')):
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
+        stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("localhost").configure_cert(stranger)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shake_hands(context, stranger)
+    other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("other.example").configure_cert(other)
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shake_hands(context, other)
+
+
+def test_a_nodes_own_certificate_can_be_trusted(folder: Path, ca: trustme.CA) -> None:
+    """Whoever has signed it, if anybody; and then no other one of that name."""
+    context = towards(folder, 'ca_file = "cert.pem"')
+    node, other = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
+    node.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    ca.issue_cert("localhost").configure_cert(other)
+
+    assert shake_hands(context, node)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(context, other)
+
+
+def test_passphrase_of_what_nodes_are_shown(folder: Path) -> None:
+    (folder / "pass").write_text("secret\n")
+    locked = 'cert_file = "cert.pem", key_file = "locked.pem"'
+    towards(folder, f'{locked}, passphrase_file = "pass"')
+    for more, reason in (
+        ("", "the key is protected by a passphrase: passphrase_file or passphrase_env has to say"),
+        (', passphrase_file = "key.pem"', f"passphrase_file {folder}/key.pem: is not the key's"),
+        (', passphrase_env = "NO_SUCH_ONE"', "passphrase_env NO_SUCH_ONE: there is no such"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            towards(folder, locked + more)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"t: upstreams.u.tls.cert_file: {reason}")
