@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import ssl
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
 
+from proxy.config.checks import Invalid
 from proxy.config.model import Config
-from proxy.config.tls import ListenerTls
+from proxy.config.tls import Certificate, ListenerTls, Tls
 from proxy.config.upstream import NodeTls
 from proxy.errors import ConfigError
 
-from .server_tls import ServerTls
+from .agreement import agree_on, hand_out_tickets
+from .certificates import Pair, expiry, read_pair
+from .server_tls import ServerTls, show
 
 #: A peer that ends its stream without close_notify can still be sent to.  Some builds of Python set
 #: it, others don't: OpenSSL then answers such an end with an alert and takes nothing more.
 _HALF_CLOSE: Final = ssl.OP_IGNORE_UNEXPECTED_EOF
-_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+#: All those of one kind, by the certificates that they show.
+_Made = defaultdict[Hashable, dict[tuple[Pair, ...], ssl.SSLContext]]
 
 
 @attrs.frozen
@@ -30,30 +37,102 @@ class Contexts:
     upstreams: dict[str, ssl.SSLContext]
 
 
-def make_contexts(config: Config, source: str = "config") -> Contexts:
+def make_contexts(
+    config: Config, source: str = "config", before: Contexts | None = None
+) -> Contexts:
     """Read all that a configuration names for TLS; `source` is what it is called in faults.
+
+    Contexts of listeners that are in `before` already, and would be the same, are taken from there:
+    what tickets are sealed with goes with the context.
 
     Raises:
         ConfigError: with every certificate, key and CA file that can't be used.
     """
     problems: list[str] = []
-    listeners = _listener_contexts(config, source, problems)
+    listeners = _listener_contexts(config, source, problems, before)
     upstreams = _upstream_contexts(config, source, problems)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
     return Contexts(listeners, upstreams)
 
 
-def _listener_contexts(config: Config, source: str, problems: list[str]) -> list[ServerTls | None]:
+def _listener_contexts(
+    config: Config, source: str, problems: list[str], before: Contexts | None
+) -> list[ServerTls | None]:
+    made: _Made = defaultdict(dict)
+    for known in before.listeners if before else ():
+        if known is not None:
+            made[known.ingredients].update(known.shown.made)
     contexts: list[ServerTls | None] = []
     for index, listener in enumerate(config.listeners):
+        if listener.tls is None:
+            contexts.append(None)
+            continue
         try:
-            tls = listener.tls
-            contexts.append(ServerTls(_server_context(tls, listener.mode)) if tls else None)
-        except (ssl.SSLError, OSError) as exc:
-            where = f"listeners[{index}].tls.certificates[0]"
-            problems.append(f"{source}: {where}: {_reason(exc)}")
+            contexts.append(_server_tls(listener.tls, config.tls, listener.mode, made))
+        except Invalid as exc:
+            for key, reason in exc.faults:
+                inherited = hasattr(config.tls, key) and getattr(listener.tls, key, None) is None
+                where = f"tls.{key}" if inherited else f"listeners[{index}].tls.{key}"
+                problems.append(f"{source}: {where}: {reason}")
     return contexts
+
+
+def _server_tls(tls: ListenerTls, defaults: Tls, mode: str, made: _Made) -> ServerTls:
+    """Make what the clients of a listener shake hands with, as far as it is not made already.
+
+    Raises:
+        Invalid: something that is named in `tls` can't be used.
+    """
+    settings = tls.over(defaults)
+    pairs = _read_pairs(tls.certificates)
+    make = partial(_server_context, tls, settings, mode)
+    # What changes only who is shown what, and when, leaves contexts as they are.
+    ingredients = (
+        attrs.evolve(settings, unknown_sni="default", handshake_timeout=1.0, renewal_interval=1.0),
+        mode,
+    )
+    shown = show(pairs, make, made[ingredients])
+    made[ingredients].update(shown.made)
+    reject = settings.unknown_sni == "reject"
+    if reject and not shown.named:
+        raise Invalid(("unknown_sni", "refuses everybody: no certificate is for any DNS name"))
+    return ServerTls(shown, reject, settings.handshake_timeout, tls.certificates, make, ingredients)
+
+
+def _read_pairs(certificates: Sequence[Certificate]) -> list[Pair]:
+    pairs: list[Pair] = []
+    faults: list[tuple[str, str]] = []
+    for index, certificate in enumerate(certificates):
+        try:
+            pairs.append(read_pair(certificate))
+        except Invalid as exc:
+            where = f"certificates[{index}]"
+            faults += [(f"{where}.{key}" if key else where, why) for key, why in exc.faults]
+    if faults:
+        raise Invalid(*faults)
+    return pairs
+
+
+def remarks(config: Config, contexts: Contexts, now: float | None = None) -> Iterator[str]:
+    """Tell of what works, and is not as it should be, each as `path.to.key: what to do`.
+
+    `now` is in seconds since the epoch; None: nothing is said of certificates' time.
+    """
+    for index, (listener, made) in enumerate(
+        zip(config.listeners, contexts.listeners, strict=True)
+    ):
+        if listener.tls is None or made is None:
+            continue
+        where = f"listeners[{index}].tls"
+        if (oldest := listener.tls.over(config.tls).minimum_version) < "1.2":
+            reason = f"{oldest} is deprecated (RFC 8996), and weak with any cipher"
+            yield f"{where}.minimum_version: {reason}; name 1.2 once no client needs it any more"
+        for place, pair in enumerate(made.shown.pairs):
+            certificate = f"{where}.certificates[{place}]"
+            yield from (f"{certificate}.{key}: {what}" for key, what in pair.remarks)
+            if now is not None and (late := expiry(pair, now)):
+                yield f"{certificate}.cert_file: {late}"
 
 
 def _upstream_contexts(
@@ -82,19 +161,25 @@ def _upstream_contexts(
     return contexts
 
 
-def _server_context(tls: ListenerTls, mode: str) -> ssl.SSLContext:
+def _server_context(
+    tls: ListenerTls, settings: Tls, mode: str, pairs: tuple[Pair, ...]
+) -> ssl.SSLContext:
+    """Make a context that shows some of a listener's certificates.
+
+    Raises:
+        Invalid: OpenSSL does not take what the settings say.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.options |= _HALF_CLOSE
-    context.minimum_version = _VERSIONS[tls.minimum_version]
     # A client that renegotiates costs a handshake each time (TLS 1.2 only).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # Of the two that OpenSSL sends, one is never used: every resumption brings a new one.
-    context.num_tickets = 1
+    agree_on(context, settings)
+    hand_out_tickets(context, settings.tickets)
     if mode == "http":
         # deepstream's clients offer none; browsers must not think of HTTP/2.
         context.set_alpn_protocols(["http/1.1"])
-    certificate = tls.certificates[0]
-    context.load_cert_chain(certificate.cert_file, certificate.key_file, password=_no_passphrase)
+    for pair in pairs:
+        pair.load_into(context)
     return context
 
 
