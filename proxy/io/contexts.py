@@ -87,17 +87,24 @@ def _server_tls(tls: ListenerTls, defaults: Tls, mode: str, made: _Made) -> Serv
     settings = tls.over(defaults)
     pairs = _read_pairs(tls.certificates)
     make = partial(_server_context, tls, settings, mode)
-    # What changes only who is shown what, and when, leaves contexts as they are.
-    ingredients = (
-        attrs.evolve(settings, unknown_sni="default", handshake_timeout=1.0, renewal_interval=1.0),
-        mode,
-    )
+    ingredients = _ingredients(settings, mode)
     shown = show(pairs, make, made[ingredients])
     made[ingredients].update(shown.made)
     reject = settings.unknown_sni == "reject"
     if reject and not shown.named:
         raise Invalid(("unknown_sni", "refuses everybody: no certificate is for any DNS name"))
     return ServerTls(shown, reject, settings.handshake_timeout, tls.certificates, make, ingredients)
+
+
+def _ingredients(settings: Tls, mode: str) -> Hashable:
+    """Return all that a context is made of besides certificates, contents of other files too.
+
+    What changes only who is shown what, and when, leaves contexts as they are.
+    """
+    alike = attrs.evolve(
+        settings, unknown_sni="default", handshake_timeout=1.0, renewal_interval=1.0
+    )
+    return alike, mode
 
 
 def _read_pairs(certificates: Sequence[Certificate]) -> list[Pair]:
@@ -133,6 +140,20 @@ def remarks(config: Config, contexts: Contexts, now: float | None = None) -> Ite
             yield from (f"{certificate}.{key}: {what}" for key, what in pair.remarks)
             if now is not None and (late := expiry(pair, now)):
                 yield f"{certificate}.cert_file: {late}"
+    yield from _uncovered(config, contexts)
+
+
+def _uncovered(config: Config, contexts: Contexts) -> Iterator[str]:
+    """Tell of routes that are for a name which no certificate is for, wherever they are served."""
+    both = zip(config.listeners, contexts.listeners, strict=True)
+    listeners = [(one.name, tls) for one, tls in both if tls is not None and one.mode == "http"]
+    for index, route in enumerate(config.routes):
+        if route.host is None or route.host.startswith("*."):
+            continue
+        there = [tls for name, tls in listeners if route.listener in (None, name)]
+        if there and not any(tls.is_for(route.host) for tls in there):
+            reason = f"no certificate is for {route.host!r}: clients refuse what they are shown"
+            yield f"routes[{index}].host: {reason}; or it is a plain listener's: name that"
 
 
 def _upstream_contexts(

@@ -62,11 +62,18 @@ class ServerTls:
 
         `name` is in lower case, and empty if it asks for none.  None: it is to be refused.
         """
-        shown = self.shown
-        found = shown.named.get(name) or shown.named.get(f"*.{name.partition('.')[2]}")
+        found = self._named(name)
         if found is None and not self.reject_unknown:
-            return shown.default
+            return self.shown.default
         return found
+
+    def is_for(self, name: str) -> bool:
+        """Whether a certificate is for a name, in lower case: it is not just the first one."""
+        return self._named(name) is not None
+
+    def _named(self, name: str) -> ssl.SSLContext | None:
+        named = self.shown.named
+        return named.get(name) or named.get(f"*.{name.partition('.')[2]}")
 
     def renewed(self, pairs: Sequence[Pair]) -> Shown:
         """Return what is to be shown with other certificates; `shown` is for the caller to set.

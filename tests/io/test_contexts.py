@@ -213,6 +213,41 @@ def test_faults_of_both_legs_at_once(folder: Path) -> None:
     assert "upstreams.u.tls.ca_file" in caught.value.problems[1]
 
 
+@pytest.mark.parametrize(
+    ("route", "told"),
+    [
+        ("", False),
+        ('host = "localhost"', False),
+        ('host = "other.example.org"', True),
+        # How deep it goes is not said.
+        ('host = "*.example.org"', False),
+        ('host = "other.example.org"\nlistener = "plain"', False),
+        ('host = "other.example.org"\nlistener = "secure"', True),
+    ],
+)
+def test_hosts_that_no_certificate_is_for(route: str, told: bool, folder: Path) -> None:
+    files = 'cert_file = "cert.pem", key_file = "key.pem"'
+    text = f"""
+        [[listeners]]
+        name = "plain"
+        bind = "127.0.0.1:0"
+        [[listeners]]
+        name = "secure"
+        bind = "127.0.0.1:0"
+        tls.certificates = [ {{ {files} }} ]
+        [[routes]]
+        prefix = "/"
+        respond = {{ status = 200 }}
+        {route}
+    """
+    config = parse_config(text, folder=folder)
+    said = list(remarks(config, make_contexts(config)))
+
+    assert len(said) == told
+    start = "routes[0].host: no certificate is for 'other.example.org': "
+    assert all(one.startswith(start) for one in said)
+
+
 def test_upstreams_that_trust_the_same_share_what_was_loaded(folder: Path) -> None:
     tls = {
         "a": 'ca_file = "ca.pem"',

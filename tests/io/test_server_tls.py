@@ -68,6 +68,7 @@ def test_choice_by_name(name: str, found: str) -> None:
 
     assert ServerTls(shown).choose(name) is NAMES.get(found, default)
     assert ServerTls(shown, reject_unknown=True).choose(name) is NAMES.get(found)
+    assert ServerTls(shown).is_for(name) == bool(found)
 
 
 @pytest.mark.parametrize(
