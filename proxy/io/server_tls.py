@@ -10,7 +10,7 @@ tickets are sealed with live no longer than a certificate.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -75,15 +75,21 @@ class ServerTls:
         named = self.shown.named
         return named.get(name) or named.get(f"*.{name.partition('.')[2]}")
 
-    def renewed(self, pairs: Sequence[Pair]) -> Shown:
+    def renewed(self, pairs: Sequence[Pair], others: Iterable[ServerTls] = ()) -> Shown:
         """Return what is to be shown with other certificates; `shown` is for the caller to set.
+
+        What `others` show in the same way is shown here too, and so are the tickets good for all.
 
         Raises:
             Invalid: two of them cannot be told apart.
             ssl.SSLError, OSError: what else contexts are made of cannot be used any more.
         """
         assert self.make is not None
-        return show(pairs, self.make, self.shown.made)
+        made = dict(self.shown.made)
+        for other in others:
+            if other.ingredients == self.ingredients:
+                made.update(other.shown.made)
+        return show(pairs, self.make, made)
 
 
 def show(

@@ -15,6 +15,7 @@ import logging
 import ssl
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
@@ -86,10 +87,13 @@ class Renewal:
         # In threads: disks may be slow, and making contexts takes milliseconds.
         looks = await trio.to_thread.run_sync(_look_at, certificates, abandon_on_cancel=True)
         ready = self._settled(looks)
-        for name, tls in self._listeners():
+        listeners = self._listeners()
+        others = [tls for _, tls in listeners]
+        for name, tls in listeners:
             places = [place for place, one in enumerate(tls.certificates) if one in ready]
             if places:
-                found = await trio.to_thread.run_sync(_read, tls, places, abandon_on_cancel=True)
+                read = partial(_read, tls, places, others)
+                found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
                 self._take(name, tls, found)
 
     def _listeners(self) -> list[tuple[str, ServerTls]]:
@@ -158,7 +162,7 @@ def _look_at(certificates: Iterable[Certificate]) -> dict[Certificate, Look]:
     return {one: look_at(one) for one in certificates}
 
 
-def _read(tls: ServerTls, places: Sequence[int]) -> _Found:
+def _read(tls: ServerTls, places: Sequence[int], others: Iterable[ServerTls]) -> _Found:
     """Read some certificates of a listener again, and make ready what is to be shown then."""
     pairs = list(tls.shown.pairs)
     faults: dict[int, str] = {}
@@ -170,7 +174,7 @@ def _read(tls: ServerTls, places: Sequence[int]) -> _Found:
     if len(faults) == len(places):
         return _Found(None, faults)
     try:
-        return _Found(tls.renewed(pairs), faults)
+        return _Found(tls.renewed(pairs, others), faults)
     except (Invalid, ssl.SSLError, OSError) as exc:
         return _Found(None, {place: faults.get(place, str(exc)) for place in places})
 

@@ -263,6 +263,7 @@ async def test_each_for_itself(
 
     assert after[1] is after[3] is before[1]
     assert before[0] not in after
+    assert after[0] is after[2]
     assert sorted(rig.said()) == [
         f"certificate not renewed: key_file: is not a key in PEM: {folder}/new/key.pem",
         "certificate renewed: one.example.org",
