@@ -231,7 +231,7 @@ def _reason(exc: BaseException) -> str:
     text = str(exc.args[0]) if exc.args else type(exc).__name__
     # attrs words its length checks for programmers.
     if text.startswith("Length of"):
-        return "must have at least one entry" if ">=" in text else "must have exactly one entry"
+        return "must have at least one entry"
     return text
 
 

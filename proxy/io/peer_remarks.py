@@ -16,11 +16,11 @@ def peer_remarks(config: Config, now: float) -> Iterator[str]:
     for index, listener in enumerate(config.listeners):
         if listener.tls is None:
             continue
-        where = f"listeners[{index}].tls"
-        for key, what in client_certificates.warnings(listener.tls.client_certificates, moment):
+        where, settings = f"listeners[{index}].tls", listener.tls.over(config.tls)
+        for key, what in client_certificates.warnings(settings.client_certificates, moment):
             yield f"{where}.client_certificates.{key}: {what}"
-        if listener.tls.keylog_file is not None:
-            yield f"{where}.keylog_file: {keylog.warning(listener.tls.keylog_file)}"
+        if settings.keylog_file is not None:
+            yield f"{where}.keylog_file: {keylog.warning(settings.keylog_file)}"
     for name, upstream in config.upstreams.items():
         if upstream.tls is not None and upstream.tls.keylog_file is not None:
             where = f"upstreams.{name}.tls.keylog_file"

@@ -121,13 +121,15 @@ def _ends(stream: trio.abc.Stream, client: str) -> tuple[Address, Address] | Non
 async def shake_hands(
     stream: SocketTransport, tls: ServerTls, record: Record, deadline: float
 ) -> TlsTransport | None:
-    """Shake hands as TLS's server; None: it failed, or was not complete by `deadline`.
+    """Shake hands as TLS's server; None: it failed, or was not complete in time.
+
+    That is `deadline`, and what the listener allows TLS at most.
 
     The record is told how long it took, or why it failed.
     """
     started = trio.current_time()
     try:
-        with trio.move_on_at(deadline):
+        with trio.move_on_at(min(deadline, started + tls.handshake_timeout)):
             transport = await _shake_hands(stream, tls)
             record.tls_time = trio.current_time() - started
             return transport

@@ -95,7 +95,7 @@ def explain(config: Config, question: Question) -> Explanation:
         websocket=wants_websocket(request),
     )
     clients = Clients(config, _INSTANCE)
-    peer = _peer(listener, question)
+    peer = _peer(config, listener, question)
     facts = clients.facts(peer, request.headers, _REQUEST_ID)
     found.client = facts.address
     route: Route | None = None
@@ -129,8 +129,8 @@ def explain(config: Config, question: Question) -> Explanation:
     return found
 
 
-def _peer(listener: Listener, question: Question) -> Peer:
-    asked = listener.tls and listener.tls.client_certificates
+def _peer(config: Config, listener: Listener, question: Question) -> Peer:
+    asked = listener.tls and listener.tls.over(config.tls).client_certificates
     # Where one is optional this client has none.
     shown = SAMPLE if asked and asked.mode == "required" else None
     port = listener.bind.port or question.port

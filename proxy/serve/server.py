@@ -34,7 +34,7 @@ from .listeners import Bound, Listeners
 from .move import Mover
 from .passage import Passage
 from .reload import Reloaded, Reloader
-from .remarks import tell_remarks
+from .renewal import Renewal, tell_remarks
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -56,6 +56,7 @@ class Server:
         self._stop = trio.Event()
         self._listeners = Listeners()
         self._keepers = Keepers(self.service)
+        self._renewal = Renewal(self.service)
         self._reloader = Reloader(self.service, self._listeners, self._keepers)
         #: Of having the nodes asked for the first time, which no end waits for.
         self._beginning = trio.CancelScope()
@@ -123,6 +124,7 @@ class Server:
                 )
                 for name, upstream in (service.upstreams | service.removed).items()
             },
+            certificates=self._renewal.statistics(),
         )
 
     def drains(self) -> list[DrainProgress]:
@@ -182,6 +184,7 @@ class Server:
             background.start_soon(self.service.run_splicer)
             background.start_soon(self.service.timers.run)
             background.start_soon(persist, Mover(self.service).run)
+            background.start_soon(persist, self._renewal.run)
             with self._beginning:
                 await self._keepers.start(background, self.service.upstreams.values())
             await background.start(self._reloader.run, background)

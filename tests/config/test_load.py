@@ -35,7 +35,7 @@ from proxy.config.network import Network
 from proxy.config.node_tls import NodeTls
 from proxy.config.page import PAGE_BYTES, Page
 from proxy.config.route import Ping, Route, SessionLimits
-from proxy.config.tls import Certificate, ListenerTls
+from proxy.config.tls import Certificate, ListenerTls, Tls
 from proxy.config.upstream import (
     DetectDrain,
     Discovery,
@@ -74,8 +74,23 @@ FULL: dict[str, Any] = {
             "backlog": 64,
             "hsts": {"max_age": 63_072_000, "include_subdomains": True, "preload": True},
             "tls": {
-                "certificates": [{"cert_file": "cert.pem", "key_file": "key.pem"}],
-                "minimum_version": "1.3",
+                "certificates": [
+                    {
+                        "cert_file": "cert.pem",
+                        "key_file": "key.pem",
+                        "passphrase_file": "key.pem",
+                        "names": ["RT.example.org", "*.rt.example.org"],
+                    },
+                    {"cert_file": "cert.pem", "key_file": "key.pem", "passphrase_env": "KEY"},
+                ],
+                "minimum_version": "1.0",
+                "maximum_version": "1.2",
+                "ciphers": "ALL",
+                "curve": "secp384r1",
+                "prefer_server_ciphers": False,
+                "tickets": 0,
+                "handshake_timeout": 2,
+                "unknown_sni": "reject",
                 "client_certificates": {
                     "mode": "optional",
                     "ca_file": "cert.pem",
@@ -234,6 +249,19 @@ FULL: dict[str, Any] = {
             },
         },
     },
+    "tls": {
+        "minimum_version": "1.1",
+        "maximum_version": "1.2",
+        "ciphers": "HIGH",
+        "curve": "prime256v1",
+        "prefer_server_ciphers": False,
+        "tickets": 2,
+        "handshake_timeout": 3,
+        "unknown_sni": "reject",
+        "renewal_interval": 4,
+        "client_certificates": {"mode": "off", "ca_file": "cert.pem"},
+        "keylog_file": "all.log",
+    },
     "timeouts": {
         "handshake": 1.5,
         "keepalive": 2,
@@ -322,15 +350,29 @@ def test_minimal() -> None:
 
 
 def test_full(folder: Path) -> None:
-    certificate = Certificate(cert_file=folder / "cert.pem", key_file=folder / "key.pem")
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    certificate = Certificate(
+        cert_file=cert_file,
+        key_file=key_file,
+        passphrase_file=key_file,
+        names=("rt.example.org", "*.rt.example.org"),
+    )
+    other = Certificate(cert_file=cert_file, key_file=key_file, passphrase_env="KEY")
     public = Listener(
         bind=Address("0.0.0.0", 443),
         name="public",
         backlog=64,
         hsts=Hsts(max_age=63_072_000, include_subdomains=True, preload=True),
         tls=ListenerTls(
-            certificates=(certificate,),
-            minimum_version="1.3",
+            certificates=(certificate, other),
+            minimum_version="1.0",
+            maximum_version="1.2",
+            ciphers="ALL",
+            curve="secp384r1",
+            prefer_server_ciphers=False,
+            tickets=0,
+            handshake_timeout=2.0,
+            unknown_sni="reject",
             client_certificates=ClientCertificates(
                 mode="optional",
                 ca_file=folder / "cert.pem",
@@ -489,6 +531,19 @@ def test_full(folder: Path) -> None:
         routes=(socket, *others, passage),
         error_pages={"5xx": page},
         upstreams={"deepstream": deepstream, "mqtt": mqtt},
+        tls=Tls(
+            minimum_version="1.1",
+            maximum_version="1.2",
+            ciphers="HIGH",
+            curve="prime256v1",
+            prefer_server_ciphers=False,
+            tickets=2,
+            handshake_timeout=3.0,
+            unknown_sni="reject",
+            renewal_interval=4.0,
+            client_certificates=ClientCertificates(mode="off", ca_file=folder / "cert.pem"),
+            keylog_file=NewFile(folder / "all.log"),
+        ),
         timeouts=Timeouts(
             handshake=1.5,
             keepalive=2.0,
@@ -566,8 +621,8 @@ BALANCES = (
     "must be one of 'least_connections', 'round_robin', 'random_two', 'hash', 'least_latency', not"
 )
 SECTIONS = (
-    "error_pages, forwarding, limits, listeners, log, routes, shutdown, timeouts, upstreams, "
-    "workers"
+    "error_pages, forwarding, limits, listeners, log, routes, shutdown, timeouts, tls, "
+    "upstreams, workers"
 )
 STRING = "must be a string"
 INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true or false"

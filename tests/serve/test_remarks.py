@@ -10,7 +10,7 @@ import trustme
 
 from proxy import open_proxy, parse_config
 from proxy.io.contexts import make_contexts
-from proxy.serve.remarks import tell_remarks
+from proxy.serve.renewal import tell_remarks
 
 TEXT = """
 [[listeners]]
