@@ -10,7 +10,7 @@ import os
 import ssl
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -100,7 +100,12 @@ def read_pair(config: Certificate) -> Pair:
 def look_at(config: Certificate) -> Look:
     """Tell a certificate's files from what they were and will be, behind all symbolic links."""
     files = config.cert_file, config.key_file, config.passphrase_file
-    return tuple(_look_at(file) for file in files if file is not None)
+    return look_at_files(file for file in files if file is not None)
+
+
+def look_at_files(files: Iterable[Path]) -> Look:
+    """Tell files from what they were and will be."""
+    return tuple(_look_at(file) for file in files)
 
 
 def _look_at(file: Path) -> tuple[int, ...] | None:

@@ -35,6 +35,7 @@ from .move import Mover
 from .passage import Passage
 from .reload import Reloaded, Reloader
 from .renewal import Renewal, tell_remarks
+from .revocation import Revocation
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -185,6 +186,7 @@ class Server:
             background.start_soon(self.service.timers.run)
             background.start_soon(persist, Mover(self.service).run)
             background.start_soon(persist, self._renewal.run)
+            background.start_soon(persist, Revocation(service=self.service).run)
             with self._beginning:
                 await self._keepers.start(background, self.service.upstreams.values())
             await background.start(self._reloader.run, background)
