@@ -34,8 +34,8 @@ PATIENCE: Final = 256
 class TlsTransport(SocketTransport):
     """A TCP or unix connection with TLS on it, as the server unless a `server_name` is given.
 
-    `server_name` is the name to ask for and to check as a client; `received` is what has come from
-    the network already.
+    `server_name` is the name to ask for and to check as a client, and `session` the one to offer;
+    `received` is what has come from the network already.
     """
 
     __slots__ = (
@@ -56,6 +56,7 @@ class TlsTransport(SocketTransport):
         context: ssl.SSLContext,
         server_name: str | None = None,
         *,
+        session: ssl.SSLSession | None = None,
         received: bytes | bytearray = b"",
     ) -> None:
         super().__init__(sock)
@@ -75,6 +76,7 @@ class TlsTransport(SocketTransport):
             self._outgoing,
             server_side=server_name is None,
             server_hostname=server_name,
+            session=session,
         )
 
     @property

@@ -10,7 +10,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.errors import BadClientHello, BadProxyHeader
-from proxy.io.client_tls import tls_facts
+from proxy.io.client_tls import tls_facts, why_failed
 from proxy.io.server_tls import ServerTls
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport
@@ -121,18 +121,20 @@ def _ends(stream: trio.abc.Stream, client: str) -> tuple[Address, Address] | Non
 async def shake_hands(
     stream: SocketTransport, tls: ServerTls, record: Record, deadline: float
 ) -> TlsTransport | None:
-    """Shake hands as TLS's server; None: it failed, or was not complete by `deadline`.
+    """Shake hands as TLS's server; None: it failed, or was not complete in time.
+
+    That is `deadline`, and what the listener allows TLS at most.
 
     The record is told how long it took, or why it failed.
     """
     started = trio.current_time()
     try:
-        with trio.move_on_at(deadline):
+        with trio.move_on_at(min(deadline, started + tls.handshake_timeout)):
             transport = await _shake_hands(stream, tls)
             record.tls_time = trio.current_time() - started
             return transport
     except (trio.BrokenResourceError, BadClientHello) as exc:
-        record.detail = f"The TLS handshake failed: {exc.__cause__ or exc}."
+        record.detail = why_failed(exc.__cause__ or exc)
     else:
         record.detail = "The TLS handshake was not complete in time."
     return None
