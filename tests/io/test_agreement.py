@@ -15,7 +15,7 @@ from proxy.config.checks import Invalid
 from proxy.config.tls import Tls
 from proxy.io.agreement import agree_on, hand_out_tickets
 
-from .handshakes import shake
+from .in_memory import shake
 
 
 def server(ca: trustme.CA, **settings: Any) -> ssl.SSLContext:

@@ -21,7 +21,7 @@ from proxy.config.model import Config
 from proxy.errors import ConfigError
 from proxy.io.contexts import Contexts, make_contexts, remarks
 
-from .handshakes import shake
+from .in_memory import shake
 from .test_client_certificates import shake_hands
 
 

@@ -14,7 +14,7 @@ from proxy.config.checks import Invalid
 from proxy.io.certificates import Pair
 from proxy.io.server_tls import ServerTls, Shown, plan, show
 
-from .handshakes import shake
+from .in_memory import shake
 
 
 def context() -> ssl.SSLContext:
