@@ -31,7 +31,7 @@ class Ends:
 def shake(
     client: ssl.SSLContext,
     server: ssl.SSLContext,
-    name: str = "localhost",
+    name: str | None = "localhost",
     session: ssl.SSLSession | None = None,
 ) -> Ends:
     """Shake hands, and have the tickets that TLS 1.3 sends afterwards come through.
@@ -42,7 +42,19 @@ def shake(
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     near = client.wrap_bio(down, up, server_hostname=name, session=session)
     far = server.wrap_bio(up, down, server_side=True)
-    waiting = [near, far]
+    agree(near, far)
+    far.write(b"x")
+    assert near.read(1) == b"x"
+    return Ends(near, far)
+
+
+def agree(*ends: ssl.SSLObject) -> None:
+    """Have both ends of a connection do their handshakes, whoever has to wait for the other.
+
+    Raises:
+        ssl.SSLError: they have nothing to agree on.
+    """
+    waiting = [*ends]
     while waiting:
         for end in [*waiting]:
             try:
@@ -50,6 +62,3 @@ def shake(
                 waiting.remove(end)
             except ssl.SSLWantReadError:
                 pass
-    far.write(b"x")
-    near.read(1)
-    return Ends(near, far)

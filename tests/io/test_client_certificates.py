@@ -15,6 +15,7 @@ from proxy.config.client_certificates import ClientCertificates
 from proxy.io.client_certificates import ask_for_certificates, contents, warnings
 
 from .certificates import NOW, WEEK, revoked
+from .in_memory import shake
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -59,22 +60,8 @@ def shake_hands(
     near: ssl.SSLContext, far: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Return both ends once each has heard from the other; the client's has its ticket then."""
-    to_far, to_near = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (
-        near.wrap_bio(to_near, to_far, server_hostname="localhost", session=session),
-        far.wrap_bio(to_far, to_near, server_side=True),
-    )
-    left = [*ends]
-    while left:
-        for end in list(left):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            left.remove(end)
-    ends[1].write(b"x")
-    assert ends[0].read(1) == b"x"
-    return ends
+    ends = shake(near, far, session=session)
+    return ends.client, ends.server
 
 
 def write(folder: Path, name: str, *parts: bytes) -> Path:

@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 from proxy.io.client_tls import client_certificate, tls_facts, why_failed
 from proxy.wire.proxy_protocol import TlsFacts
 
+from .in_memory import shake
+
 CIPHER = "ECDHE-ECDSA-AES256-GCM-SHA384"
 
 
@@ -49,18 +51,8 @@ def shake_hands(
     name: str | None = None,
     session: ssl.SSLSession | None = None,
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    near = client.wrap_bio(to_client, to_server, server_hostname=name, session=session)
-    far = server.wrap_bio(to_server, to_client, server_side=True)
-    left = [near, far]
-    while left:
-        for end in list(left):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            left.remove(end)
-    return near, far
+    ends = shake(client, server, name, session)
+    return ends.client, ends.server
 
 
 def test_facts(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:

@@ -10,6 +10,7 @@ import trustme
 
 from proxy.io.node_security import PAUSE, VERIFIED_FOR, NodeSecurity
 
+from .in_memory import agree
 from .test_client_certificates import VERSIONS
 
 
@@ -43,15 +44,8 @@ def connect(
         to_near, to_far, server_hostname=security.server_name, session=session
     )
     node = far.wrap_bio(to_far, to_near, server_side=True)
-    left = [near, node]
     try:
-        while left:
-            for end in list(left):
-                try:
-                    end.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-                left.remove(end)
+        agree(near, node)
     except ssl.SSLError:
         security.failed()
         raise
