@@ -106,6 +106,9 @@ class Limits:
     # Open connections from clients; each session needs two file descriptors, so the process's
     # limit may lower it.  nginx 512 per worker, HAProxy: from the file limit
     connections: int = count(10_000)
+    # TLS handshakes of clients which are not finished, some 70 KiB each; of more the oldest one is
+    # given up.  HAProxy's maxsslconn: none, nginx: as all connections
+    handshakes: int = count(1000)
     # Connections beyond that limit which are told so (503) at a time; the rest are just closed
     shedding: int = count(100, low=0)
     # Request line and headers.  nginx 4 x 8 KiB, HAProxy 16 KiB, Node.js 16 KiB

@@ -151,6 +151,8 @@ class Exchange:
 
     async def _answer(self, request: Request) -> Established | None:
         """Route the request and have it answered: here, by a node, or with a session."""
+        if self._connection.plain is not None:
+            raise self._connection.plain
         facts = self._facts = self._meet(request)
         self._service.clients.check_hops(request.headers)
         if self._service.draining:

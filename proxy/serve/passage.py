@@ -82,6 +82,8 @@ class Passage(Connection):
         deadline = started + self.service.config.timeouts.handshake
         if not await self._arrive(record, deadline):
             return None
+        if self.plain is not None:
+            raise self.plain
         early = b""
         if self.service.passages.asks(self.listener.name):
             hello = await self._read_hello(deadline)

@@ -53,7 +53,7 @@ class Server:
         #: Set when nothing is left: no listener, no connection.
         self.stopped = trio.Event()
         self._stop = trio.Event()
-        self._listeners = Listeners()
+        self._listeners = Listeners(self.service.handshakes.turnstile)
         self._keepers = Keepers(self.service)
         self._reloader = Reloader(self.service, self._listeners, self._keepers)
         #: Of having the nodes asked for the first time, which no end waits for.

@@ -19,6 +19,7 @@ from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.io.contexts import Contexts, make_contexts
 from proxy.io.dial import NodeSecurity, dial
+from proxy.io.handshakes import Handshakes
 from proxy.io.kept import Kept
 from proxy.io.messages import MessageRelay
 from proxy.io.pump import PumpRelay
@@ -96,6 +97,7 @@ class Service:
         self._upstream_contexts: WeakKeyDictionary[Upstream, ssl.SSLContext] = WeakKeyDictionary()
         check_hooks(self.hooks, config.routes)
         contexts = make_contexts(config)
+        self.handshakes = Handshakes(config.limits.handshakes)
         self._go_by(config, contexts, self.new_upstreams(config, contexts))
         self.sessions: set[Session] = set()
         #: Of the sessions that were, how many ended how.
@@ -116,6 +118,7 @@ class Service:
 
     def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
+        self.handshakes.most = config.limits.handshakes
         self.contexts = contexts
         self.clients = Clients(config, self._instance)
         self.routes = Routes(config.routes, labels(config.listeners))

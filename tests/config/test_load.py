@@ -226,6 +226,7 @@ FULL: dict[str, Any] = {
     "limits": {
         "connections": 10,
         "shedding": 0,
+        "handshakes": 77,
         "head_bytes": 4096,
         "target_bytes": 1024,
         "headers": 50,
@@ -458,6 +459,7 @@ def test_full(folder: Path) -> None:
         limits=Limits(
             connections=10,
             shedding=0,
+            handshakes=77,
             head_bytes=4096,
             target_bytes=1024,
             headers=50,

@@ -16,6 +16,7 @@ import trio
 
 from proxy.config.address import Address
 from proxy.config.model import Listener
+from proxy.io.handshakes import Turnstile
 from proxy.io.listen import open_listeners
 from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
@@ -125,7 +126,7 @@ async def test_recovers_from_running_out_of_descriptors(
                     clients.append(socket.create_connection(target))
                 except OSError:
                     break
-            nursery.start_soon(listener.serve, serve)
+            nursery.start_soon(listener.serve, serve, Turnstile())
             await ran_out.wait()
             assert not all_served.is_set()
             for client in clients[: len(clients) // 2]:

@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.config.upstream import ProxyVersion
+from proxy.io.handshakes import Handshakes
 from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
@@ -49,7 +50,7 @@ async def test_a_client_shakes_hands(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             transport = await shake_hands(
-                ends[1], ServerTls(server_tls), record, trio.current_time() + LIMIT
+                ends[1], ServerTls(server_tls), record, trio.current_time() + LIMIT, Handshakes(1)
             )
 
         assert transport is not None
@@ -59,7 +60,7 @@ async def test_a_client_shakes_hands(
         assert await client.receive_some() == b"hello"
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"\0\1"])
 async def test_what_is_no_handshake_is_told_to_the_record(
     sent: bytes, ends: tuple[SocketTransport, SocketTransport], server_tls: ssl.SSLContext
 ) -> None:
@@ -69,7 +70,10 @@ async def test_what_is_no_handshake_is_told_to_the_record(
     await ends[0].aclose()
 
     now = trio.current_time()
-    assert await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT) is None
+    assert (
+        await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT, Handshakes(1))
+        is None
+    )
     assert record.tls_time is None
     assert record.detail.startswith("The TLS handshake failed: ")
 
@@ -80,7 +84,9 @@ async def test_a_handshake_has_its_time(
     record = Record(id="1", client="c")
 
     now = trio.current_time()
-    assert await shake_hands(ends[1], ServerTls(server_tls), record, now + 0.01) is None
+    assert (
+        await shake_hands(ends[1], ServerTls(server_tls), record, now + 0.01, Handshakes(1)) is None
+    )
     assert record.detail == "The TLS handshake was not complete in time."
 
 
@@ -221,7 +227,7 @@ async def test_what_a_node_is_told_of_tls(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             transport = await shake_hands(
-                far, ServerTls(server_tls), record, trio.current_time() + LIMIT
+                far, ServerTls(server_tls), record, trio.current_time() + LIMIT, Handshakes(1)
             )
     assert transport is not None
     told = describe(transport, attrs.evolve(SOURCE, tlvs=((SSL, b"theirs"),)), "c:1", "id-1")
