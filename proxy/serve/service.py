@@ -97,7 +97,7 @@ class Service:
         self._upstream_contexts: WeakKeyDictionary[Upstream, ssl.SSLContext] = WeakKeyDictionary()
         check_hooks(self.hooks, config.routes)
         contexts = make_contexts(config)
-        self.handshakes = Handshakes(config.limits.handshakes)
+        self.handshakes = Handshakes(config.limits.handshakes, config.limits.handshake_steps)
         self._go_by(config, contexts, self.new_upstreams(config, contexts))
         self.sessions: set[Session] = set()
         #: Of the sessions that were, how many ended how.
@@ -119,6 +119,7 @@ class Service:
     def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
         self.handshakes.most = config.limits.handshakes
+        self.handshakes.turnstile.width = config.limits.handshake_steps
         self.contexts = contexts
         self.clients = Clients(config, self._instance)
         self.routes = Routes(config.routes, labels(config.listeners))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -18,10 +21,11 @@ class Turns(trio.abc.Instrument):
         self.count += 1
 
 
+@pytest.mark.parametrize("width", [1, 2, 5])
 @pytest.mark.parametrize("pause", [0.0, 1.0])
-async def test_one_passes_in_a_turn(pause: float, autojump_clock: MockClock) -> None:
-    """A hundred that are ready at once: everybody else has a turn between any two."""
-    turnstile, turns, steps = Turnstile(), Turns(), list[int]()
+async def test_a_few_pass_in_a_turn(pause: float, width: int, autojump_clock: MockClock) -> None:
+    """A hundred that are ready at once: after so many, everybody else has a turn."""
+    turnstile, turns, steps = Turnstile(width), Turns(), list[int]()
     ready = trio.Event()
 
     async def shake_hands() -> None:
@@ -35,17 +39,39 @@ async def test_one_passes_in_a_turn(pause: float, autojump_clock: MockClock) -> 
         for _ in range(100):
             nursery.start_soon(shake_hands)
         await wait_all_tasks_blocked()
-        async with turnstile:
-            pass
+        for _ in range(width):
+            async with turnstile:
+                pass
         await trio.sleep(pause)
         ready.set()
 
     # Nor is it slower than it has to be.
-    assert steps == [*range(steps[0], steps[0] + 200)]
+    assert Counter(steps) == {steps[0] + turn: width for turn in range(200 // width)}
+
+
+async def test_its_width_changes(autojump_clock: MockClock) -> None:
+    turnstile, turns, steps = Turnstile(4), Turns(), list[int]()
+
+    async def shake_hands() -> None:
+        async with turnstile:
+            steps.append(turns.count)
+
+    trio.lowlevel.add_instrument(turns)
+    for width in (1, 3, 2):
+        steps.clear()
+        async with trio.open_nursery() as nursery, AsyncExitStack() as places:
+            for _ in range(turnstile.width):
+                await places.enter_async_context(turnstile)
+            for _ in range(12):
+                nursery.start_soon(shake_hands)
+            await wait_all_tasks_blocked()
+            turnstile.width = width
+
+        assert [*Counter(steps).values()] == [width] * (12 // width)
 
 
 async def test_alone_it_waits_for_nothing(autojump_clock: MockClock) -> None:
-    turnstile, crowded = Turnstile(), list[bool]()
+    turnstile, crowded = Turnstile(1), list[bool]()
     with trio.CancelScope() as scope:
         scope.cancel()
         for _ in range(3):
@@ -59,7 +85,7 @@ async def test_alone_it_waits_for_nothing(autojump_clock: MockClock) -> None:
 
 
 async def test_first_come_first_served(autojump_clock: MockClock) -> None:
-    turnstile, passed = Turnstile(), list[int]()
+    turnstile, passed = Turnstile(1), list[int]()
 
     async def shake_hands(number: int) -> None:
         async with turnstile:
@@ -76,7 +102,7 @@ async def test_first_come_first_served(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("turn", [0, 1, 2])
 async def test_who_is_cancelled_leaves_the_queue(turn: int, autojump_clock: MockClock) -> None:
     """While it waits, and when it is just being let in."""
-    turnstile, passed = Turnstile(), list[str]()
+    turnstile, passed = Turnstile(1), list[str]()
     scope = trio.CancelScope()
 
     async def shake_hands(name: str) -> None:
@@ -102,7 +128,7 @@ async def test_who_is_cancelled_leaves_the_queue(turn: int, autojump_clock: Mock
 
 
 async def test_a_step_that_fails_lets_the_next_one_in(autojump_clock: MockClock) -> None:
-    turnstile = Turnstile()
+    turnstile = Turnstile(1)
     for _ in range(2):
         with pytest.raises(ValueError, match="bad"):
             async with turnstile:
@@ -112,7 +138,7 @@ async def test_a_step_that_fails_lets_the_next_one_in(autojump_clock: MockClock)
 
 
 async def test_of_too_many_the_oldest_is_given_up(autojump_clock: MockClock) -> None:
-    handshakes, given_up = Handshakes(3), list[int]()
+    handshakes, given_up = Handshakes(3, 1), list[int]()
 
     async def shake_hands(number: int, time: float) -> None:
         scope = trio.CancelScope()

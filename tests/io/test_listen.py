@@ -126,7 +126,7 @@ async def test_recovers_from_running_out_of_descriptors(
                     clients.append(socket.create_connection(target))
                 except OSError:
                     break
-            nursery.start_soon(listener.serve, serve, Turnstile())
+            nursery.start_soon(listener.serve, serve, Turnstile(1))
             await ran_out.wait()
             assert not all_served.is_set()
             for client in clients[: len(clients) // 2]:

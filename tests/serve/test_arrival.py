@@ -50,7 +50,11 @@ async def test_a_client_shakes_hands(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             transport = await shake_hands(
-                ends[1], ServerTls(server_tls), record, trio.current_time() + LIMIT, Handshakes(1)
+                ends[1],
+                ServerTls(server_tls),
+                record,
+                trio.current_time() + LIMIT,
+                Handshakes(1, 1),
             )
 
         assert transport is not None
@@ -71,7 +75,7 @@ async def test_what_is_no_handshake_is_told_to_the_record(
 
     now = trio.current_time()
     assert (
-        await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT, Handshakes(1))
+        await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT, Handshakes(1, 1))
         is None
     )
     assert record.tls_time is None
@@ -85,7 +89,8 @@ async def test_a_handshake_has_its_time(
 
     now = trio.current_time()
     assert (
-        await shake_hands(ends[1], ServerTls(server_tls), record, now + 0.01, Handshakes(1)) is None
+        await shake_hands(ends[1], ServerTls(server_tls), record, now + 0.01, Handshakes(1, 1))
+        is None
     )
     assert record.detail == "The TLS handshake was not complete in time."
 
@@ -227,7 +232,7 @@ async def test_what_a_node_is_told_of_tls(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             transport = await shake_hands(
-                far, ServerTls(server_tls), record, trio.current_time() + LIMIT, Handshakes(1)
+                far, ServerTls(server_tls), record, trio.current_time() + LIMIT, Handshakes(1, 1)
             )
     assert transport is not None
     told = describe(transport, attrs.evolve(SOURCE, tlvs=((SSL, b"theirs"),)), "c:1", "id-1")

@@ -36,7 +36,7 @@ class Rig:
     """Listeners that tell each connection which of them it has come to."""
 
     def __init__(self) -> None:
-        self.listeners = Listeners(Turnstile())
+        self.listeners = Listeners(Turnstile(1))
 
     async def reload(self, *configs: Listener, tls: ServerTls | None = None) -> None:
         opened = await self.listeners.bind(configs)
