@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+import trustme
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
@@ -93,6 +95,55 @@ async def test_a_handshake_has_its_time(
         is None
     )
     assert record.detail == "The TLS handshake was not complete in time."
+
+
+class Turns(trio.abc.Instrument):
+    """Counts those of Trio's loop."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize("width", [1, 2])
+async def test_a_flood_leaves_everybody_their_turns(
+    width: int, client_tls: ssl.SSLContext, ca: trustme.CA, autojump_clock: MockClock
+) -> None:
+    """A hundred clients whose bytes are all there: just so many steps of them in each turn."""
+    turns, steps = Turns(), Counter[int]()
+
+    class Counting(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            steps[turns.count] += 1
+            super().do_handshake()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    context.sslobject_class = Counting
+    handshakes, done = Handshakes(100, width), list[bool]()
+
+    async def serve(stream: SocketTransport) -> None:
+        record = Record(id="1", client="c")
+        transport = await shake_hands(stream, ServerTls(context), record, LIMIT, handshakes)
+        done.append(transport is not None)
+
+    pairs = [socket_pair() for _ in range(100)]
+    async with trio.open_nursery() as nursery:
+        for near, _ in pairs:
+            client = trio.SSLStream(near, client_tls, server_hostname="localhost")
+            nursery.start_soon(client.do_handshake)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(turns)
+        for _, far in pairs:
+            nursery.start_soon(serve, far)
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+    assert done == [True] * 100
+    assert steps.total() == 200
+    assert max(steps.values()) == width
 
 
 LINE = b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 443\r\n"

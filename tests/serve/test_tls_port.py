@@ -259,6 +259,59 @@ async def test_a_hello_in_whatever_pieces(
     assert tls.version() == version.name.replace("_", ".")
 
 
+@pytest.mark.parametrize("goodbye", [True, False])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /deepstream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n", 501),
+    ],
+)
+async def test_how_a_connection_ends(
+    request_head: bytes,
+    status: int,
+    version: ssl.TLSVersion,
+    goodbye: bool,
+    tmp_path: Path,
+    ca: trustme.CA,
+    exact_tls: ssl.SSLContext,
+) -> None:
+    """We say close_notify whatever the answer is; a client need not, HTTP shows where it ends."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    context.options = exact_tls.options
+    context.minimum_version = context.maximum_version = version
+    async with open_port(tmp_path, ca) as port, await port.open() as stream:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await stream.send_all(outgoing.read())
+                incoming.write(await stream.receive_some())
+        tls.write(request_head)
+        if goodbye:
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.unwrap()
+        await stream.send_all(outgoing.read())
+        await stream.send_eof()
+        async for data in stream:
+            incoming.write(data)
+        incoming.write_eof()
+
+        assert tls.read(10_000).startswith(b"HTTP/1.1 %d " % status)
+        # Where ours was not the first one, Python raises; a bare end would be an SSLEOFError.
+        with suppress(ssl.SSLZeroReturnError):
+            assert tls.read(1) == b""
+
+    assert [record.status for record in port.records] == [status]
+
+
 async def test_slow_handshakes_end_in_time(tmp_path: Path, ca: trustme.CA) -> None:
     """One that is silent, one that stops within its hello, one that stops when it has its answer.
 
