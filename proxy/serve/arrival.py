@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from contextlib import suppress
 from typing import Final
 
@@ -148,13 +149,21 @@ async def shake_hands(
         with suppress(OSError):
             stream.send(alert_record(exc.alert))
     except trio.BrokenResourceError as exc:
-        record.detail = f"The TLS handshake failed: {exc.__cause__ or exc}."
+        record.detail = f"The TLS handshake failed: {_reason(exc)}"
     else:
         in_time = trio.current_time() < deadline
         record.detail = _TOO_MANY if in_time else "The TLS handshake was not complete in time."
         # Who has had its time, or holds a place that others need, is not waited for.
         stream.part()
     return None
+
+
+def _reason(exc: trio.BrokenResourceError) -> str:
+    """Return why there was no handshake: of OpenSSL's words those that are not about its source."""
+    cause = exc.__cause__
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return cause.reason.lower().replace("_", " ") + "."
+    return str(cause or exc).rstrip(".") + "."
 
 
 async def _shake_hands(
