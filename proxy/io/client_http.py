@@ -32,6 +32,7 @@ from proxy.wire.headers import (
 from proxy.wire.refusal import answer_to
 
 from .http1 import Http1
+from .transport import translated
 
 #: What a client may send ahead while its request waits for a node.
 EARLY_BYTES = 64 * 1024
@@ -92,6 +93,18 @@ class ClientHttp(Http1):
             if not data:
                 return False
             self._buffer += data
+        return True
+
+    def receive_nowait(self) -> bool:
+        """Take what has come over a socket; return False if nothing has."""
+        try:
+            received = self._receive_nowait()
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise ClientGone(str(translated(exc))) from exc
+        if not received:
+            raise ClientGone("It hung up.")
         return True
 
     def request_nowait(self) -> Request | None:

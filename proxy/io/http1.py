@@ -10,7 +10,7 @@ import trio
 
 from proxy.wire.body import Body
 
-from .transport import SocketTransport, translated
+from .transport import RECEIVED, SocketTransport, translated
 
 
 class Http1:
@@ -31,6 +31,17 @@ class Http1:
             # Nearly always nothing is there yet, and to look first would be in vain.
             return await self._socket.receive_next()
         return bytes(await self.stream.receive_some())
+
+    def _receive_nowait(self) -> bool:
+        """Take what a socket has for us; return whether that was something.
+
+        Raises:
+            OSError: nothing is there, or the connection is broken.
+        """
+        assert self._socket is not None
+        size = self._socket.recv_into(RECEIVED)
+        self._buffer += RECEIVED[:size]
+        return size > 0
 
     def _send_nowait(self, data: bytes) -> bool:
         """Send what goes out at once; return whether that was all.  If not, call `flush`.

@@ -76,6 +76,29 @@ class NodeHttp(Http1):
         except trio.BrokenResourceError as exc:
             raise ClosedEarly(self.node) from exc
 
+    def receive_nowait(self) -> bool:
+        """Take what has come; return False if nothing has, or the stream is over."""
+        try:
+            self._heard |= self._receive_nowait()
+            return self._heard
+        except OSError:
+            # Found again by whoever waits for more.
+            return False
+
+    def response_nowait(self) -> Response | None:
+        """Return the head of the final answer if it is here and in order; else `read_response`."""
+        end = find_response_head(self._buffer)
+        if end is None or end > RESPONSE_HEAD_BYTES:
+            return None
+        try:
+            response = read_response(self._buffer[:end])
+        except h11.RemoteProtocolError:
+            return None
+        if response.status_code < 200:
+            return None
+        self._buffer = self._buffer[end:]
+        return self._begin(response)
+
     async def read_response(
         self, inform: Callable[[Response], Awaitable[object]] | None = None
     ) -> Response:
@@ -93,6 +116,9 @@ class NodeHttp(Http1):
                 await inform(response)
         else:
             raise BadResponse(self.node, "The node has sent too many answers of 1xx.")
+        return self._begin(response)
+
+    def _begin(self, response: Response) -> Response:
         self.body = response_body(self._method, response)
         self._stays = (
             response.http_version == b"1.1"

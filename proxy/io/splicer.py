@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import select
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -30,6 +30,17 @@ from .transport import BUFFER, SocketTransport
 
 if TYPE_CHECKING:
     from .splice import Splice
+
+
+class Watched(Protocol):
+    """A connection in the epoll, and what is to be done when it is ready."""
+
+    transport: SocketTransport
+    #: What epoll is asked for.
+    events: int
+
+    def ready(self, events: int) -> None: ...
+
 
 _BATCH: Final = 256
 IN: Final = getattr(select, "EPOLLIN", 0)
@@ -44,7 +55,7 @@ class Splicer:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self.legs: dict[int, SplicedLeg] = {}
+        self.legs: dict[int, Watched] = {}
 
     async def run(self) -> None:
         """Move bytes until cancelled; sessions that are still here then must be cancelled too."""
@@ -66,7 +77,7 @@ class Splicer:
             legs.clear()
             self._epoll.close()
 
-    def watch(self, leg: SplicedLeg, events: int) -> None:
+    def watch(self, leg: Watched, events: int) -> None:
         """Ask for just these events of a leg; none takes it out."""
         if leg.events == events:
             return

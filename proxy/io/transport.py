@@ -38,7 +38,7 @@ BUFFER: Final = CHUNK + 32 * 1024
 #: How often what lies unread is looked for before a connection is closed.
 _LAST_READS: Final = 16
 #: Shared by all transports: between a `recv` into it and the use of what came there is no `await`.
-_RECEIVED: Final = memoryview(bytearray(BUFFER))
+RECEIVED: Final = memoryview(bytearray(BUFFER))
 
 
 class SocketTransport(trio.abc.HalfCloseableStream):
@@ -107,7 +107,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
     def is_quiet(self) -> bool:
         """Whether nothing has come, not even the end; what has come is lost."""
         try:
-            self.recv_into(_RECEIVED)
+            self.recv_into(RECEIVED)
         except BlockingIOError:
             return True
         except OSError:
@@ -118,7 +118,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint_if_cancelled()
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
-        received = self._receive_nowait(_RECEIVED[:max_bytes])
+        received = self._receive_nowait(RECEIVED[:max_bytes])
         if received is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return received
@@ -128,7 +128,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         """As `receive_some`, for when there is hardly anything yet: it waits before it looks."""
         if self.pending:
             return await self.receive_some(max_bytes)
-        buffer = _RECEIVED[:max_bytes]
+        buffer = RECEIVED[:max_bytes]
         while True:
             await trio.lowlevel.wait_readable(self.sock)
             if (received := self._receive_nowait(buffer)) is not None:
@@ -205,7 +205,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
             self.flush()
             self.say_eof()
             for _ in range(_LAST_READS):
-                if not self.sock.recv_into(_RECEIVED):
+                if not self.sock.recv_into(RECEIVED):
                     break
         self.close()
 
@@ -233,7 +233,7 @@ async def hang_up(transport: SocketTransport) -> None:
         transport.say_eof()
         while True:
             try:
-                if not transport.sock.recv_into(_RECEIVED):
+                if not transport.sock.recv_into(RECEIVED):
                     return
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(transport.sock)

@@ -54,6 +54,11 @@ class Health:
     def available(self, now: float) -> bool:
         return self.state == "up" and now >= self.rests_until
 
+    @property
+    def is_well(self) -> bool:
+        """Whether an answer tells nothing new: it is up, and has not failed since the last one."""
+        return self.state == "up" and not self.rests and not self._recent
+
     def probed(self, now: float, *, well: bool) -> None:
         """Take a probe's result."""
         self.suspect = False

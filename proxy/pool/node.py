@@ -56,7 +56,7 @@ class Lease:
         if self.node is not None:
             node, self.node = self.node, None
             node.sessions -= 1
-            if node.room == 1:
+            if node.config.max_sessions and node.room == 1:
                 node.freed()
 
     def __enter__(self) -> Self:
@@ -126,6 +126,12 @@ class Node:
         )
 
     @property
+    def has_room(self) -> bool:
+        """Whether it may have one more."""
+        limit = self.config.max_sessions
+        return not limit or self.sessions < limit
+
+    @property
     def room(self) -> int:
         """How many more it may have; a large number where there is no limit."""
         limit = self.config.max_sessions
@@ -191,6 +197,8 @@ class Node:
 
     def answered(self, now: float, seconds: float | None = None, *, session: bool = True) -> None:
         """Take notice that it answered a handshake, or a plain request, in so many seconds."""
+        if seconds is None and self.health.is_well:
+            return
         took = self.takes(now)
         self.health.answered(now, session=session)
         if seconds is not None:

@@ -62,12 +62,16 @@ class Upstream:
         It queues behind those who wait already; and where all nodes have just come back, it goes
         at the queue's pace: else all clients would meet the first node that is there.
         """
-        candidates = self._candidates(now)
-        if not candidates or len(self.hold) or self._room(candidates) <= 0:
+        candidates, hold = self._candidates(now), self.hold
+        if not candidates or len(hold) or (hold.under_way and self._room(candidates) <= 0):
             return None
-        cold = self.config.hold.timeout and not any(node.is_warm(now) for node in candidates)
-        if cold and not self.hold.admit(now, len(candidates)):
+        cold = not candidates[0].is_warm(now) and self.config.hold.timeout
+        if cold and not (
+            any(node.is_warm(now) for node in candidates) or hold.admit(now, len(candidates))
+        ):
             return None
+        if len(candidates) == 1:
+            return candidates[0]
         return self._policy(candidates, now, key, self._random)
 
     def choose(self, now: float, tried: Collection[Node] = (), key: bytes = b"") -> Node | None:
@@ -83,7 +87,7 @@ class Upstream:
         """Return who may be asked: backups only when no other node takes sessions at all."""
         taking = [node for node in self.nodes if node.takes(now)]
         first = [node for node in taking if not node.backup]
-        return [node for node in first or taking if node.room and node not in tried]
+        return [node for node in first or taking if node.has_room and node not in tried]
 
     def room(self, now: float) -> int:
         """Return how many sessions there is room for."""

@@ -36,9 +36,9 @@ def check_address(route: Route, client: str) -> None:
     Raises:
         AddressDenied: it may not.
     """
-    if any(client in network for network in route.deny) or (
-        route.allow and not any(client in network for network in route.allow)
-    ):
+    if route.deny and any(client in network for network in route.deny):
+        raise AddressDenied
+    if route.allow and not any(client in network for network in route.allow):
         raise AddressDenied
 
 

@@ -37,6 +37,7 @@ from proxy.wire.proxy_protocol import Source
 
 from .arrival import describe, hangs_up, host_of, read_source, shake_hands
 from .exchange import Exchange
+from .express import Express
 from .hooked import HookedSession, tell_closed
 from .service import Service
 from .upgrade import Established
@@ -102,7 +103,7 @@ class Connection:
     async def _establish(self) -> Established | None:
         """Serve HTTP requests; return what is established if one of them makes a WebSocket."""
         deadline = trio.current_time() + self.service.config.timeouts.handshake
-        record = self._new_record()
+        record = self.new_record()
         if not await self._arrive(record, deadline):
             # That somebody looks whether we are there, and goes, is no news.
             if record.detail:
@@ -110,20 +111,29 @@ class Connection:
             return None
         early = self.plain.received if self.plain is not None else b""
         http = ClientHttp(self.stream, self.service.head_limits, early)
-        first = True
-        while True:
-            established = await Exchange(self, http, record, first=first).run(deadline)
+        exchange: Exchange | None = Exchange(self, http, record, first=True)
+        while exchange is not None:
+            established = await exchange.run(deadline)
             if http.lacks_its_end and isinstance(self.stream, SocketTransport):
                 # A clean end would be that of a whole answer.
                 self.stream.abort()
             if established is not None or not http.next_request():
                 return established
-            first = False
-            if http.has_begun:
-                # Whoever sends many at once would otherwise keep all others waiting.
-                await trio.lowlevel.checkpoint()
+            exchange = await self._next(http)
             deadline = trio.current_time() + self.service.config.timeouts.keepalive
-            record = self._new_record()
+        return None
+
+    async def _next(self, http: ClientHttp) -> Exchange | None:
+        """Return the next request that needs this task; None: there are no more."""
+        if http.has_begun:
+            # Whoever sends many at once would otherwise keep all others waiting.
+            await trio.lowlevel.checkpoint()
+        elif (splicer := self.service.splicer) is not None and isinstance(
+            self.stream, SocketTransport
+        ):
+            lane = Express(self, http, self.stream, splicer, self.service.patience)
+            return await lane.serve(self.service.timers)
+        return Exchange(self, http, self.new_record(), first=False)
 
     async def _arrive(self, record: Record, deadline: float) -> bool:
         """Learn whom it is for, and shake hands; return False if that was all."""
@@ -171,7 +181,7 @@ class Connection:
         """Return what tells a node whose connection this is."""
         return partial(describe, self.stream, self.source, self.client, record.id)
 
-    def _new_record(self) -> Record:
+    def new_record(self) -> Record:
         return Record(id=self.service.next_id(), client=self.client, listener=self.listener.name)
 
     async def _splice(self, established: Established) -> None:

@@ -9,6 +9,7 @@ import trio
 from proxy.config.route import Route
 from proxy.errors import ClientGone, Draining, Full, InternalError, Refusal, RequestTimeout
 from proxy.io.client_http import ClientHttp
+from proxy.io.kept import Asker
 from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.wire import handshake
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """One request of a client."""
+    """One request of a client, the `first` one of its connection or a later one.
+
+    `begin` and `finish` do what needs no waiting, which is all of most requests, and `run` does the
+    rest; it does all by itself where they were not called.
+    """
 
     def __init__(
         self, connection: Connection, http: ClientHttp, record: Record, *, first: bool
@@ -37,13 +42,59 @@ class Exchange:
         self._http = http
         self._record = record
         self._first = first
+        self._started = 0.0
+        #: It counts as under way.
+        self._is_begun = False
+        #: What `begin` has met.
+        self._fault: Exception | None = None
         #: Known once the head is read.
         self._facts: ClientFacts | None = None
         #: Where it belongs, once that is known.
         self._route: Route | None = None
+        #: And how it is served.
+        self._way: Forward | Upgrading | None = None
+
+    def begin(self, now: float, asker: Asker) -> bool:
+        """Read and route a request whose first bytes are here, and put it to a node.
+
+        Returns whether that is done; `asker` is told when `finish` is to look for the answer.  If
+        not, call `run`.
+        """
+        self._enter(now)
+        try:
+            if (request := self._head_nowait(now)) is None:
+                return False
+            self._way = way = self._find_way(request)
+            return isinstance(way, Forward) and way.begin(now, asker)
+        except Exception as exc:  # it is for `run` to answer
+            self._fault = exc
+            return False
+
+    def finish(self, now: float) -> bool:
+        """Take what the node has sent; return whether that was all.  If not, call `run`."""
+        assert isinstance(self._way, Forward)
+        if not self._way.finish(now):
+            self._way.leave()
+            return False
+        self._record.session_time = now - self._started
+        self._leave(None)
+        return True
+
+    def leave(self) -> None:
+        """Have a task go on with it: the answer has not come yet."""
+        assert isinstance(self._way, Forward)
+        self._way.leave()
+
+    def abandon(self) -> None:
+        """Break off what waits for an answer: neither `finish` nor `run` is called any more."""
+        if self._is_begun:
+            assert isinstance(self._way, Forward)
+            self._way.abandon()
+            self._note_cancelled()
+            self._leave(None)
 
     async def run(self, deadline: float) -> Established | None:
-        """Serve the request; return what is established if it makes a WebSocket.
+        """Serve the request, or what is left of that; return what is established if any is.
 
         `deadline` is that of its first byte and, on a new connection, of its whole head.
 
@@ -53,26 +104,41 @@ class Exchange:
         record = self._record
         established = None
         try:
-            await self._wait(deadline)
-            # It may have waited for long.
-            self._timeouts = self._service.config.timeouts
+            if not self._is_begun:
+                await self._wait(deadline)
+                self._enter(trio.current_time())
             if not self._first:
-                deadline = trio.current_time() + self._timeouts.handshake
-            with self._service.under_way:
-                established = await self._serve(deadline)
+                deadline = self._started + self._timeouts.handshake
+            established = await self._serve(deadline)
         except ClientGone as gone:
             record.ended_by, record.ending = "client", "client_lost"
             record.detail = record.detail or str(gone)
             raise
         except (trio.Cancelled, BaseExceptionGroup):
             # Of one that waits for a node it is a nursery's group.
-            record.ended_by, record.ending = "proxy", "cancelled"
+            self._note_cancelled()
             raise
         finally:
-            # That somebody hangs up between two requests is no news.
-            if established is None and (self._first or record.status):
-                self._service.on_record(record)
+            self._leave(established)
         return established
+
+    def _enter(self, now: float) -> None:
+        self._started = now
+        # It may have waited for long.
+        self._timeouts = self._service.config.timeouts
+        self._service.under_way.__enter__()
+        self._is_begun = True
+
+    def _leave(self, established: Established | None) -> None:
+        if self._is_begun:
+            self._is_begun = False
+            self._service.under_way.__exit__()
+        # That somebody hangs up between two requests is no news.
+        if established is None and (self._first or self._record.status or self._record.method):
+            self._service.on_record(self._record)
+
+    def _note_cancelled(self) -> None:
+        self._record.ended_by, self._record.ending = "proxy", "cancelled"
 
     async def _wait(self, deadline: float) -> None:
         if self._http.has_begun:
@@ -85,14 +151,8 @@ class Exchange:
 
     async def _serve(self, deadline: float) -> Established | None:
         """Read, answer and account for a request whose first byte is there."""
-        started = trio.current_time()
         try:
-            # Nearly always all of it is here.
-            request, self._record.head_time = self._head_nowait(), 0.0
-            if request is None:
-                request = await self._read_head(deadline)
-                self._record.head_time = trio.current_time() - started
-            return await self._answer(request)
+            return await self._answer(deadline)
         except ClientGone:
             raise
         except Refusal as refusal:
@@ -101,8 +161,24 @@ class Exchange:
             LOG.exception("bug", extra={"id": self._record.id})
             await self._refuse(InternalError())
         finally:
-            self._record.session_time = trio.current_time() - started
+            self._record.session_time = trio.current_time() - self._started
         return None
+
+    async def _answer(self, deadline: float) -> Established | None:
+        """Have the request answered: here, by a node, or with a session."""
+        if (fault := self._fault) is not None:
+            self._fault = None
+            try:
+                raise fault
+            finally:
+                # Its traceback has this frame: together they would be a cycle.
+                del fault
+        if self._way is None:
+            # Nearly always all of it is here.
+            request = self._head_nowait(trio.current_time()) or await self._read_head(deadline)
+            self._way = self._find_way(request)
+        way, self._way = self._way, None
+        return await way.run()
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._note(refusal)
@@ -118,7 +194,7 @@ class Exchange:
         facts = self._facts
         if facts is None:
             # Of a head that could not be read nothing is believed.
-            facts = self._service.clients.facts(self._connection.peer(), [], self._record.id)
+            facts = self._service.clients.facts(self._connection.peer(), None, self._record.id)
         return own_headers(headers, facts)
 
     def _note(self, refusal: Refusal) -> None:
@@ -128,16 +204,21 @@ class Exchange:
             self._record.token, self._record.detail = refusal.token, refusal.detail
         self._record.ended_by = "proxy"
 
-    def _head_nowait(self) -> Request | None:
+    def _head_nowait(self, now: float) -> Request | None:
         try:
-            return self._http.request_nowait()
+            request = self._http.request_nowait()
         finally:
             self._note_request()
+        if request is not None:
+            self._record.head_time = now - self._started
+        return request
 
     async def _read_head(self, deadline: float) -> Request:
         try:
             with trio.move_on_at(deadline):
-                return await self._http.read_request()
+                request = await self._http.read_request()
+                self._record.head_time = trio.current_time() - self._started
+                return request
         finally:
             self._note_request()
         raise RequestTimeout("The request head was not complete in time.")
@@ -149,31 +230,34 @@ class Exchange:
             record.host = (request.get(b"host") or b"").decode("latin-1")
             record.target = request.target.decode()
 
-    async def _answer(self, request: Request) -> Established | None:
-        """Route the request and have it answered: here, by a node, or with a session."""
+    def _find_way(self, request: Request) -> Forward | Upgrading:
+        """Route the request; return how it is served.
+
+        Raises:
+            Refusal: how it is answered here.
+        """
+        service, record = self._service, self._record
         if self._connection.plain is not None:
             raise self._connection.plain
         facts = self._facts = self._meet(request)
-        self._service.clients.check_hops(request.headers)
-        if self._service.draining:
+        service.clients.check_hops(request)
+        if service.draining:
             raise Draining
         if self._connection.surplus:
             raise Full
-        record, asked = self._record, self._asked(request)
-        route = self._route = self._service.routes.match(asked)
+        asked = self._asked(request)
+        route = self._route = service.routes.match(asked)
         record.route, record.upstream = route.name, route.upstream or ""
-        facts.heads = self._service.clients.heads(route)
-        self._service.admit_request(route, facts.address)
+        facts.heads = service.clients.heads(route)
+        service.admit_request(route, facts.address)
         request = onward(request, route)
         if route.upstream is None:
             raise own_answer(route, request, facts)
-        upstream = self._service.upstreams[route.upstream]
+        upstream = service.upstreams[route.upstream]
         if asked.websocket:
-            way = route, upstream
-            return await Upgrading(self._service, self._http, request, record, *way, facts).run()
-        forward = Forward(self._service, self._http, request, record, route)
-        await forward.run(upstream, facts, key_of(upstream, request, record.target, facts))
-        return None
+            return Upgrading(service, self._http, request, record, route, upstream, facts)
+        key = key_of(upstream, request, record.target, facts)
+        return Forward(service, self._http, request, record, route, upstream, facts, key)
 
     def _asked(self, request: Request) -> Asked:
         record = self._record
@@ -189,8 +273,7 @@ class Exchange:
     def _meet(self, request: Request) -> ClientFacts:
         """Find out, and note, who the client is."""
         peer, record = self._connection.peer(), self._record
-        version = request.http_version
-        facts = self._service.clients.facts(peer, request.headers, record.id, version)
+        facts = self._service.clients.facts(peer, request, record.id)
         facts.source = self._connection.telling(record)
         if facts.address != peer.address:
             record.client, record.peer = facts.address, record.peer or record.client

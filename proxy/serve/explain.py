@@ -95,7 +95,7 @@ def explain(config: Config, question: Question) -> Explanation:
     )
     clients = Clients(config, _INSTANCE)
     peer = Peer(question.client, listener, listener.bind.port or question.port, listener.scheme)
-    facts = clients.facts(peer, request.headers, _REQUEST_ID)
+    facts = clients.facts(peer, request, _REQUEST_ID)
     found.client = facts.address
     route: Route | None = None
     try:
@@ -105,7 +105,7 @@ def explain(config: Config, question: Question) -> Explanation:
             raise HeadTooLarge
         bounds = HeadLimits(limits.head_bytes, limits.target_bytes, limits.headers)
         request = check_request(read_request(head, bounds))
-        clients.check_hops(request.headers)
+        clients.check_hops(request)
         route = _route(config, listener, request, found)
         check_address(route, facts.address)
         found.limits = dict(_limits(config, route, websocket=found.websocket))

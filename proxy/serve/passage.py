@@ -47,7 +47,7 @@ class Passage(Connection):
     async def _establish(self) -> Established | None:
         """Find a node for it; return what is to be relayed, None if it was refused."""
         started = trio.current_time()
-        record = self._new_record()
+        record = self.new_record()
         established = None
         try:
             established = await self._reach_node(record, started)

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from proxy.errors import ClientGone, Draining, HoldFull, NodeError, Refusal
+from proxy.io.kept import Line
 from proxy.io.node_http import NodeHttp
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
@@ -56,14 +57,35 @@ class Attempt:
     #: Tells whether another node can be asked after this one.
     others: Callable[[], bool]
     stream: trio.abc.Stream | None = None
+    #: The same while it is in the splicer.
+    line: Line | None = None
     #: Of the kept connections, when this one was made or taken: since then a reload may have come.
     _generation: int = 0
 
     def kept(self) -> NodeHttp | None:
         """Return a connection to the node that has carried a request before, if there is one."""
-        self._generation = self.service.kept.generation
-        self.stream = self.service.kept.take(self.node)
-        return None if self.stream is None else NodeHttp(self.stream, self.node.name, kept=True)
+        node = self.take_line(trio.current_time())
+        self.leave_line()
+        return node
+
+    def take_line(self, now: float, *, quiet: bool = True) -> NodeHttp | None:
+        """Do the same, and leave the connection in the splicer: it is this attempt's `line` then.
+
+        `quiet` is as in `Kept.take`.
+        """
+        kept = self.service.kept
+        self._generation = kept.generation
+        self.line = line = kept.take(self.node, now, quiet=quiet)
+        if line is None:
+            return None
+        self.stream = line.transport
+        return NodeHttp(self.stream, self.node.name, kept=True)
+
+    def leave_line(self) -> None:
+        """Take the connection out of the splicer, for a task to go on with."""
+        if self.line is not None:
+            self.line.leave()
+            self.line = None
 
     def limit(self, seconds: float) -> float:
         """Return how long a step may take that has `seconds` by itself."""
@@ -100,10 +122,22 @@ class Attempt:
         self.lease.release()
         config = self.upstream.config
         if keep and config.keeps_connections and isinstance(self.stream, SocketTransport):
-            bounds = config.keepalive, config.keepalive_idle
-            self.service.kept.keep(self.node, self.stream, *bounds, self._generation)
+            until = trio.current_time() + config.keepalive_idle
+            bounds = config.keepalive, until, self._generation
+            self.service.kept.keep(self.node, self.stream, *bounds)
         else:
             await self.hang_up()
+
+    def release_line(self, now: float, *, keep: bool = False) -> None:
+        """Do the same with the `line`."""
+        self.lease.release()
+        assert self.line is not None
+        if keep:
+            config = self.upstream.config
+            until = now + config.keepalive_idle
+            self.service.kept.put_back(self.line, config.keepalive, until, self._generation)
+        else:
+            self.line.close()
 
 
 @attrs.define(eq=False)
@@ -122,21 +156,30 @@ class Reach:
     hung_up: Callable[[], Awaitable[object]] = trio.sleep_forever
     repeatable: Callable[[NodeError], bool] = lambda error: error.retry
     only: str | None = None
+    #: When it has begun.
+    now: float = attrs.field(factory=trio.current_time)
     _began: float = attrs.field(init=False)
     _deadline: float = attrs.field(init=False)
     _held_until: float | None = attrs.field(init=False, default=None)
     _tried: list[Node] = attrs.field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._restart()
+        self._restart(self.now)
 
-    def _restart(self) -> None:
-        self._began = trio.current_time()
+    def _restart(self, now: float) -> None:
+        self._began = now
         self._deadline = self._began + self.service.config.timeouts.reach
         self._tried.clear()
 
-    async def ask(self, ask: Callable[[Attempt], Awaitable[T]]) -> tuple[Attempt, T]:
-        """Ask one node after the other until one has answered.
+    def begin(self) -> Attempt | None:
+        """Choose the first node if that needs no waiting, for `ask` to go on with."""
+        node = self.upstream.first(self._began, self.key)
+        return None if node is None else self._attempt(node)
+
+    async def ask(
+        self, ask: Callable[[Attempt], Awaitable[T]], attempt: Attempt | None = None
+    ) -> tuple[Attempt, T]:
+        """Ask one node after the other, the one of `attempt` first, until one has answered.
 
         Returns the attempt that was answered, which the caller releases, and the answer.
 
@@ -148,21 +191,24 @@ class Reach:
         error: NodeError | None = None
         try:
             while True:
-                node = await self._next(error)
-                last_resort = node is None
-                if node is None and (node := self._last_resort()) is None:
-                    raise error or self._nobody()
-                attempt = self._attempt(node)
+                last_resort = False
+                if attempt is None:
+                    node = await self._next(error)
+                    last_resort = node is None
+                    if node is None and (node := self._last_resort()) is None:
+                        raise error or self._nobody()
+                    attempt = self._attempt(node)
+                asked, attempt = attempt, None
                 try:
-                    return attempt, await ask(attempt)
+                    return asked, await ask(asked)
                 except NodeError as exc:
-                    await attempt.release()
+                    await asked.release()
                     error = exc
-                    self._failed(node, exc)
+                    self._failed(asked.node, exc)
                     if last_resort:
                         raise self._nobody() from exc
                 except BaseException:
-                    await attempt.release()
+                    await asked.release()
                     raise
         finally:
             # Its traceback has this frame: together they would be a cycle.
@@ -226,7 +272,7 @@ class Reach:
             raise ClientGone("It hung up while it waited for a node.")
         if self.service.draining:
             raise Draining
-        self._restart()
+        self._restart(trio.current_time())
         return let_go.is_set()
 
     async def _wait(self, let_go: trio.Event, until: float) -> bool:

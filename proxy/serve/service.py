@@ -22,6 +22,7 @@ from proxy.io.dial import NodeSecurity, dial
 from proxy.io.handshakes import Handshakes
 from proxy.io.kept import Kept
 from proxy.io.messages import MessageRelay
+from proxy.io.patience import PATIENCE, Patience
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
 from proxy.io.splice import Splice
@@ -106,10 +107,12 @@ class Service:
         #: What is being emptied, by its cause.
         self.leaving: dict[Hashable, Drain] = {}
         self.on_record = on_record or log.access
-        self._splicer: Splicer | None = None
+        self.splicer: Splicer | None = None
         #: By what their routes are for: they outlive its settings.
         self._admissions: defaultdict[Hashable, Admission] = defaultdict(Admission)
         self.timers = Timers()
+        #: Of those who wait for a node in the express lane, where nobody watches clients.
+        self.patience = Patience(self.timers, PATIENCE)
         #: Connections to nodes between two requests.
         self.kept = Kept(self.timers)
         self._ids = map(partial("{}{:08x}".format, secrets.token_hex(4)), itertools.count(1))
@@ -212,11 +215,11 @@ class Service:
         if hooks is not None and hooks.on_message is not None:
             return MessageRelay(client, node, tunnel, terms, timers, stagger=stagger)
         if (
-            self._splicer is not None
+            self.splicer is not None
             and isinstance(client, SocketTransport)
             and isinstance(node, SocketTransport)
         ):
-            return Splice(self._splicer, client, node, tunnel, terms, self.timers, stagger=stagger)
+            return Splice(self.splicer, client, node, tunnel, terms, self.timers, stagger=stagger)
         return PumpRelay(client, node, tunnel, terms, self.timers, stagger=stagger)
 
     def admit_request(self, route: Route, client: str) -> None:
@@ -259,11 +262,11 @@ class Service:
         """
         if not hasattr(select, "epoll"):
             return
-        self._splicer = Splicer()
+        self.splicer = self.kept.splicer = Splicer()
         try:
-            await self._splicer.run()
+            await self.splicer.run()
         finally:
-            self._splicer = None
+            self.splicer = self.kept.splicer = None
 
     def live(
         self, relay: Relay, record: Record, route: Route, upstream: Upstream, node: Node

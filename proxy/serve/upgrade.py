@@ -25,7 +25,7 @@ from proxy.wire.headers import ClientFacts
 from proxy.wire.tunnel import Tunnel
 
 from .admission import Place
-from .download import relay_response
+from .download import Download
 from .hooked import Way, consult
 from .hooks import Hooks
 from .reach import Attempt, Reach, key_of
@@ -102,7 +102,10 @@ class Upgrading:
             self._note(attempt, answer.status_code)
             if isinstance(answer, Response):
                 limit = service.config.timeouts.body
-                await relay_response(node, answer, self.http, self.record, self.facts, limit=limit)
+                way_back = self.http, self.record, self.facts
+                download = Download(node, answer, *way_back, limit=limit)
+                if not download.begin():
+                    await download.go_on()
                 return None
             if service.draining:
                 raise Draining

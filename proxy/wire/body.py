@@ -9,7 +9,6 @@ dropped, lines end in CRLF and in nothing else.  What goes on is framed anew.
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from typing import Final
 
 from .head import Request, Response
@@ -37,8 +36,11 @@ class BodyCutShort(BodyError):
     """The stream has ended within it."""
 
 
-class Body(ABC):
-    """The body of one message, as it comes."""
+class Body:
+    """The body of one message, as it comes.
+
+    It is no ABC, whose `isinstance` takes as long as all that most bodies are asked for.
+    """
 
     #: All of it was taken.
     done: bool
@@ -49,7 +51,6 @@ class Body(ABC):
         self.done = False
         self.trailers = []
 
-    @abstractmethod
     def take(self, data: bytes) -> tuple[bytes, int]:
         """Return content from the beginning of `data`, and how much of that is used up.
 
@@ -58,6 +59,7 @@ class Body(ABC):
         Raises:
             BodyError: the framing is broken.
         """
+        raise NotImplementedError
 
     def end(self, *, clean: bool = True) -> None:
         """Take notice of the end of the stream; over TLS it is `clean` with a close_notify only.

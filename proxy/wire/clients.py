@@ -28,10 +28,12 @@ from .forwarded import (
     read_forwarded,
     read_x_forwarded,
 )
+from .head import Head
 from .headers import ClientFacts, Headers, Heads, get
 
 #: What is a name for a request in every log and header.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
+_NO_HOP: Final = Hop("")
 _OF_A_HOP: Final = (b"proto", b"host", b"port")
 
 
@@ -80,45 +82,45 @@ class Clients:
         """Whether what this peer says of others is believed; "unix" is one without an address."""
         return any(address in network for network in self._config.trusted)
 
-    def check_hops(self, headers: Headers) -> None:
+    def check_hops(self, head: Head) -> None:
         """Refuse a request that has come too far, or through here before.
 
         Raises:
             LoopDetected, TooManyHops: it has.
         """
-        via = [value for name, value in headers if name.lower() == b"via"]
-        if not via:
+        via = head.get(b"via")
+        if via is None:
             return
-        joined = b",".join(via)
-        if joined.count(self._instance) >= self._config.passes:
+        if via.count(self._instance) >= self._config.passes:
             raise LoopDetected
-        if joined.count(b",") >= self._config.hops:
+        if via.count(b",") >= self._config.hops:
             raise TooManyHops
 
-    def facts(
-        self, peer: Peer, headers: Headers, request_id: str, version: bytes = b"1.1"
-    ) -> ClientFacts:
-        """Return what is to be believed of a request; `request_id` is for one that has none."""
-        host = (get(headers, b"host") or b"").decode("latin-1")
+    def facts(self, peer: Peer, head: Head | None, request_id: str) -> ClientFacts:
+        """Return what is to be believed of a request; `request_id` is for one that has none.
+
+        Of one whose head could not be read, None, nothing is.
+        """
+        host = ((head and head.get(b"host")) or b"").decode("latin-1")
         chain: list[Hop] = []
         address, depth = peer.address, 0
-        if self._config.trusted and self.trusts(peer.address):
-            chain = _chain(headers, self._config.believe)
+        if head is not None and self._config.trusted and self.trusts(peer.address):
+            chain = _chain(head.headers, self._config.believe)
             address, depth = find_client(chain, peer.address, self.trusts)
-            given = get(headers, b"x-request-id") or b""
+            given = get(head.headers, b"x-request-id") or b""
             request_id = given.decode() if _REQUEST_ID.fullmatch(given) else request_id
         # Of a client whose address nobody tells, what it wanted may be told still.
-        hop = chain[-max(depth, 1)] if chain else Hop("")
+        hop = chain[-max(depth, 1)] if chain else _NO_HOP
         scheme = hop.scheme or peer.scheme
         hsts = peer.listener.hsts
         return ClientFacts(
             address,
             scheme,
-            hop.wanted_port or peer.port,
+            (hop.wanted_port if chain else 0) or peer.port,
             request_id,
             hop.host or host,
             hops=_passed_on(chain, hop, _own(peer, host)) if chain and self._appends else (),
-            version=version,
+            version=b"1.1" if head is None else head.http_version,
             hsts=hsts.value if hsts is not None and scheme == "https" else "",
             heads=self._plain,
         )

@@ -143,14 +143,15 @@ def read_request(head: bytes, limits: HeadLimits) -> Request:
     fields = _FIELD.findall(head)
     if line is None or len(fields) != head.count(b"\r\n") - 2:
         raise _why_not(head, limits)
-    if len(line[2]) > limits.target_bytes:
+    method, target, version = line.groups()
+    if len(target) > limits.target_bytes:
         raise TargetTooLong
     if len(fields) > limits.headers:
         raise HeadTooLarge("The request has too many headers.")
     headers, names = _headers(head, fields)
-    request = Request(line[1], line[2], headers, names, line[3])
+    request = Request(method, target, headers, names, version)
     _check_length(request)
-    if b"host" not in names and request.http_version == b"1.1":
+    if b"host" not in names and version == b"1.1":
         raise BadRequest("The request has no Host header.")
     return request
 
@@ -230,7 +231,7 @@ def check_request(request: Request) -> Request:
             request = request.of(absolute[1])
     if not target.startswith(b"/") or b"#" in target:
         raise BadRequest("The request target is not a path.")
-    if _DOT_SEGMENT.search(target.partition(b"?")[0]):
+    if (b"." in target or b"%" in target) and _DOT_SEGMENT.search(target.partition(b"?")[0]):
         raise BadRequest("The path has dot segments.")
     return request if target == request.target else request.to(target)
 
@@ -252,7 +253,8 @@ def read_response(head: bytes) -> Response:
     if line is None or len(fields) != head.count(b"\n") - 2:
         return _read_by_h11(head)
     headers, names = _headers(head, fields)
-    response = Response(int(line[2]), line[3] or b"", headers, names, b"1." + line[1])
+    minor, status, reason = line.groups()
+    response = Response(int(status), reason or b"", headers, names, b"1." + minor)
     coding, length = names.get(b"transfer-encoding"), names.get(b"content-length")
     if (coding is not None and coding.lower() != b"chunked") or (
         length is not None and not _DIGITS.fullmatch(length)

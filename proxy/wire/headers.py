@@ -11,6 +11,7 @@ are ours alone.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -125,14 +126,8 @@ def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Head
 
     `dropped` are the names to leave out besides those that `Connection` lists, in lower case.
     """
-    kept = []
-    listed: list[bytes] = []
-    for pair in headers:
-        name = pair[0].lower()
-        if name not in dropped:
-            kept.append(pair)
-        elif name == b"connection":
-            listed += [token.strip() for token in pair[1].lower().split(b",")]
+    kept = [pair for pair in headers if pair[0].lower() not in dropped]
+    listed = tokens(headers, b"connection") if len(kept) < len(headers) else ()
     # Who lists these would have the next one misread where the body ends, or whom it serves; and
     # without Via no loop is found.
     if more := {*listed} - dropped - {b"content-length", b"host", b"via"}:
@@ -230,17 +225,15 @@ def _is_disguised(name: bytes) -> bool:
 def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     """Return the headers of a client's request as a node gets them."""
     heads, kept = facts.heads, end_to_end(headers, _NOT_FOR_NODES)
-    if any(b"_" in name for name, _ in kept):
+    if b"_" in b"".join([name for name, _ in kept]):
         kept = [pair for pair in kept if not _is_disguised(pair[0])]
     host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
     if heads.x_forwarded:
-        # Of a unix socket's peer there is none: a word would be taken for one.
-        if known := facts.known_addresses():
-            kept.append((b"X-Forwarded-For", known))
-        kept.append((b"X-Forwarded-Proto", facts.scheme.encode()))
+        before, behind = _x_forwarded(facts.known_addresses(), facts.scheme, facts.port)
+        kept += before
         if host:
             kept.append((b"X-Forwarded-Host", host.encode("latin-1")))
-        kept.append((b"X-Forwarded-Port", b"%d" % facts.port))
+        kept += behind
     if heads.forwarded:
         hops = facts.hops or (Hop(facts.node, facts.scheme, host),)
         kept.append((b"Forwarded", elements(hops)))
@@ -249,6 +242,17 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     if heads.via_to_node:
         kept.append((b"Via", facts.version + b" " + heads.via_to_node))
     return heads.request.apply(kept, facts.words)
+
+
+@functools.lru_cache(maxsize=1000)
+def _x_forwarded(known: bytes, scheme: str, port: int) -> tuple[Headers, Headers]:
+    """Return what stands before and behind the host: the same for all of a connection's requests.
+
+    Of a unix socket's peer no address is known: a word would be taken for one.
+    """
+    before = [(b"X-Forwarded-For", known)] if known else []
+    before.append((b"X-Forwarded-Proto", scheme.encode()))
+    return before, [(b"X-Forwarded-Port", b"%d" % port)]
 
 
 def response_headers(headers: Headers, facts: ClientFacts, version: bytes = b"1.1") -> Headers:

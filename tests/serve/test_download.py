@@ -10,7 +10,7 @@ from proxy.errors import BadResponse, ClientGone, ResponseTimeout
 from proxy.io.client_http import ClientHttp
 from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
-from proxy.serve.download import relay_response
+from proxy.serve.download import Download
 from proxy.wire.headers import ClientFacts, HeadLimits
 
 Clock = trio.testing.MockClock
@@ -33,9 +33,10 @@ class Ends:
         await self.http.read_request()
         await self.asked.ask(b"GET", b"/", [(b"Host", b"a")])
         response = await self.asked.read_response()
-        await relay_response(
-            self.asked, response, self.http, self.record, FACTS, limit=limit, close=True
-        )
+        way = self.http, self.record, FACTS
+        download = Download(self.asked, response, *way, limit=limit, close=True)
+        if not download.begin():
+            await download.go_on()
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ def test_routes_of_other_hosts_and_paths_are_not_even_looked_at(
         ("x.org", "/p7", "path"),
         ("x.org", "/x", "all"),
     ):
-        ask(routes, target, host=host)
+        ask(routes, f"{target}?other", host=host)
         with monkeypatch.context() as patch:
             patch.setattr(routes_module._Entry, "takes_path", takes_path)
             assert ask(routes, target, host=host) == upstream
@@ -453,3 +453,27 @@ def test_it_is_what_trying_all_of_them_comes_to(routes: list[Route], requests: l
         assert not any(found is route for route, _ in table.shadowed(["l", "m", ""]))
         # And what is explained is what happens.
         assert next((route for route, why in table.failed(asked) if why is None), None) is best
+
+
+def test_what_is_remembered_has_a_bound_and_never_hides_a_condition() -> None:
+    routes = Routes([Route(prefix="/", upstream="all"), Route(path="/a", upstream="a")])
+    for number in range(5000):
+        assert ask(routes, f"/{number}") == "all"
+        assert ask(routes, "/a") == "a"
+        assert len(routes._known) <= 1000
+    routes = Routes([Route(prefix="/", upstream="all")])
+    ask(routes, "/" + "x" * 500)
+    assert not routes._known
+
+    routes = Routes(
+        [
+            Route(prefix="/", upstream="all"),
+            Route(prefix="/", upstream="beta", headers={"X-Beta": "1"}),
+            Route(path="/get", upstream="get", methods=("GET",)),
+        ]
+    )
+    for _ in range(2):
+        assert ask(routes, "/") == "all"
+        assert ask(routes, "/", headers=[(b"X-Beta", b"1")]) == "beta"
+        assert ask(routes, "/get") == "get"
+        assert ask(routes, "/get", method="POST") == "all"

@@ -16,6 +16,7 @@ from proxy.config.tls import Certificate, ListenerTls
 from proxy.config.upstream import Node, Upstream
 from proxy.errors import LoopDetected, TooManyHops
 from proxy.wire.clients import Clients, Peer
+from proxy.wire.head import Request
 from proxy.wire.headers import ClientFacts, Headers, request_headers, response_headers
 
 BIND = Address("127.0.0.1", 8080)
@@ -34,10 +35,14 @@ def clients(route: dict[str, Any] | None = None, **forwarding: Any) -> Clients:
     return Clients(config, "f00d")
 
 
+def head(*headers: tuple[bytes, bytes]) -> Request:
+    return Request(b"GET", b"/", [*headers])
+
+
 def facts(
     who: Clients, *headers: tuple[bytes, bytes], peer: str = "10.0.0.1", listener: Listener = PLAIN
 ) -> ClientFacts:
-    found = who.facts(Peer(peer, listener, 8080, listener.scheme), [HOST, *headers], "made")
+    found = who.facts(Peer(peer, listener, 8080, listener.scheme), head(HOST, *headers), "made")
     found.heads = who.heads(who._routes[0])
     return found
 
@@ -234,25 +239,25 @@ def test_what_was_here_before_is_refused() -> None:
     who, patient = clients(), clients(passes=2)
     ours = request_headers([HOST], facts(who))[-1]
 
-    who.check_hops([HOST])
-    who.check_hops(via(b"1.1 tidegate-beef, 1.0 nginx"))
+    who.check_hops(head(HOST))
+    who.check_hops(head(*via(b"1.1 tidegate-beef, 1.0 nginx")))
     with pytest.raises(LoopDetected) as caught:
-        who.check_hops(via(b"1.1 edge", ours[1], b"1.1 nginx"))
+        who.check_hops(head(*via(b"1.1 edge", ours[1], b"1.1 nginx")))
     assert (caught.value.status, caught.value.token) == (502, "proxy_loop_detected")
-    patient.check_hops([HOST, ours])
+    patient.check_hops(head(HOST, ours))
     with pytest.raises(LoopDetected):
-        patient.check_hops([HOST, ours, (b"VIA", ours[1])])
+        patient.check_hops(head(HOST, ours, (b"VIA", ours[1])))
     # Whatever it has been called before a reload.
     with pytest.raises(LoopDetected):
-        clients(via="other").check_hops([HOST, ours])
+        clients(via="other").check_hops(head(HOST, ours))
 
 
 def test_hops_have_a_bound() -> None:
     who = clients(hops=3)
 
-    who.check_hops(via(b"1.1 a, 1.1 b", b"1.1 c"))
+    who.check_hops(head(*via(b"1.1 a, 1.1 b", b"1.1 c")))
     with pytest.raises(TooManyHops) as caught:
-        who.check_hops(via(b"1.1 a, 1.1 b", b"1.1 c, 1.1 d"))
+        who.check_hops(head(*via(b"1.1 a, 1.1 b", b"1.1 c, 1.1 d")))
     # A proxy before this one would hold a 502 against it.
     assert caught.value.status == 400
 
