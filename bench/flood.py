@@ -1,15 +1,9 @@
-"""What a flood of TLS handshakes does to sessions: their p99 beside it, and without it.
-
-The clients are OpenSSL's own (`openssl s_time`): each makes one full handshake after the other, and
-nothing else.  They get what the generator and the node leave of their CPUs (SCHED_IDLE): what is
-measured is how the proxy shares its CPU, not how the load's is shared.
-"""
+"""A flood of TLS handshakes, beside which sessions are to be served as if there were none."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
+import json
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -22,44 +16,35 @@ if TYPE_CHECKING:
 
 __all__ = ["Flood", "flooding"]
 
-_COUNT = re.compile(r"(\d+) connections in (\d+) real seconds")
-
 
 class Flood:
-    """So many clients that shake hands with a port, for a number of seconds."""
+    """Clients that shake hands with a port, hang up, and come again, all in one process."""
 
-    def __init__(self, clients: list[subprocess.Popen[str]], seconds: int) -> None:
+    def __init__(self, clients: subprocess.Popen[str]) -> None:
         self._clients = clients
-        self._seconds = seconds
 
     def rate(self) -> float:
-        """Wait for its end, and return the handshakes per second."""
-        found = 0
-        for client in self._clients:
-            output, _ = client.communicate(timeout=self._seconds + 30)
-            counts = _COUNT.search(output)
-            if counts is None:
-                raise RuntimeError(f"a handshake failed: {output[-300:]}")
-            found += int(counts[1])
-        return found / self._seconds
+        """Wait for its end, and return the handshakes per second.
+
+        Raises:
+            RuntimeError: one of them failed.
+        """
+        output, _ = self._clients.communicate(timeout=120)
+        if self._clients.returncode:
+            raise RuntimeError("a handshake of the flood failed")
+        result = json.loads(output.splitlines()[-1])
+        handshakes: float = result["messages"] / result["seconds"]
+        return handshakes
 
 
 @contextlib.contextmanager
-def flooding(bench: Bench, port: int, clients: int, seconds: int) -> Iterator[Flood]:
-    """Flood a port for so many seconds, or until the block ends."""
-    if shutil.which("openssl") is None:
-        raise SystemExit("bench: the flood needs openssl: apt-get install openssl")
-    command = ["chrt", "--idle", "0", "openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new"]
-    with contextlib.ExitStack() as stack:
-        started = [
-            stack.enter_context(
-                running(
-                    [*command, "-time", str(seconds)],
-                    cpus=bench.load_cpus,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-            for _ in range(clients)
-        ]
-        yield Flood(started, seconds)
+def flooding(bench: Bench, port: int, clients: int, seconds: float) -> Iterator[Flood]:
+    """Flood a port with so many clients for so many seconds, or until the block ends.
+
+    They get what the generator and the node leave of their CPUs (SCHED_IDLE): how the proxy shares
+    its own is measured, not how the load's are shared.
+    """
+    times = ["--warmup", "0", "--seconds", str(seconds), "--sessions", str(clients)]
+    command = ["chrt", "--idle", "0", str(bench.load), "drive", "shake", "--port", str(port)]
+    with running([*command, *times], cpus=bench.load_cpus, stdout=subprocess.PIPE) as process:
+        yield Flood(process)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import socket
 import subprocess
 import tempfile
@@ -219,7 +218,7 @@ def _measure_flood(bench: Bench, scenario: Scenario, node: Service, proxy: Servi
     """Compare the sessions' latency beside a flood with that without; `rate` is the flood's."""
     quiet = _measure_cpu(bench, scenario, node, proxy)
     # From before the sessions are opened until after they are closed.
-    seconds = math.ceil(bench.warmup + bench.seconds) + 1
+    seconds = bench.warmup + bench.seconds + 1
     with flooding(bench, proxy.port, scenario.flood, seconds) as flood:
         flooded = _measure_cpu(bench, scenario, node, proxy)
         rate = flood.rate()

@@ -225,7 +225,7 @@ SCENARIOS = (
         title="p99 of 2000 echoes/s over 200 sessions: beside a flood of handshakes, and without",
         drive="open --sessions 200 --size 128 --rate 2000",
         unit="x quiet p99",
-        flood=16,
+        flood=200,
         goals=(Goal(3.0, ""),),
         without=("websockets",),
     ),
