@@ -22,12 +22,14 @@ from .serve.hooks import Allow, Handshake, Hooks, Refuse, SessionView
 from .serve.leave import DrainProgress
 from .serve.reload import Reloaded
 from .serve.server import Server, open_proxy, serve
+from .wire.client_certificate import ClientCertificate
 from .wire.messages import Message
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Allow",
+    "ClientCertificate",
     "Config",
     "ConfigError",
     "DrainProgress",

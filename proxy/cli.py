@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import trio
 
     from .config.model import Config
+    from .io.contexts import Contexts
     from .serve.listeners import Bound
     from .serve.server import Server
 
@@ -52,15 +54,18 @@ def main() -> None:
 @_config_file
 def check(file: Path) -> None:
     """Check a configuration and say what it would bind; exit code 2 if it has faults."""
+    from .io.contexts import remarks
     from .serve.explain import label
     from .serve.routes import Routes
 
-    config = _load(file)
+    config, contexts = _load(file)
     click.echo("ok")
     for listener in config.listeners:
         name = f" ({listener.name})" if listener.name else ""
         mode = ", bytes unseen" if listener.mode == "tcp" else ""
         click.echo(f"would bind {listener.bind} {'TLS' if listener.tls else 'plain'}{mode}{name}")
+    for remark in remarks(config, contexts, time.time()):
+        click.echo(f"warning: {remark}", err=True)
     names = [listener.name for listener in config.listeners]
     for route, by in Routes(config.routes).shadowed(names):
         hidden, first = (label(config, one) for one in (route, by))
@@ -82,7 +87,7 @@ def run(file: Path) -> None:
 
     from .observe.log import configure
 
-    config = _load(file)
+    config, _ = _load(file)
     configure(config.log)
     sys.exit(trio.run(_run, file, config))
 
@@ -117,7 +122,7 @@ def explain(
     from .serve.explain import explain, text
     from .serve.question import Question
 
-    config = _load(file)
+    config, _ = _load(file)
     try:
         question = Question.of(
             url,
@@ -145,18 +150,18 @@ def demo(*, stay: bool) -> None:
     sys.exit(trio.run(partial(tell, stay=stay)))
 
 
-def _load(file: Path) -> Config:
+def _load(file: Path) -> tuple[Config, Contexts]:
     """Load a configuration and whatever it names, or print its faults and exit with code 2."""
     from .config.load import load_config
     from .io.contexts import make_contexts
 
     try:
         config = load_config(file)
-        make_contexts(config, str(file))
+        contexts = make_contexts(config, str(file))
     except ConfigError as exc:
         click.echo(exc, err=True)
         sys.exit(2)
-    return config
+    return config, contexts
 
 
 async def _run(file: Path, config: Config) -> int:

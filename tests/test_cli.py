@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import resource
 import signal
@@ -73,8 +74,8 @@ def command(*args: str | Path) -> Result:
     return CliRunner().invoke(cli.main, [str(arg) for arg in args])
 
 
-def write_certificate(folder: Path, ca: trustme.CA) -> None:
-    certificate = ca.issue_cert("localhost")
+def write_certificate(folder: Path, ca: trustme.CA, not_after: dt.datetime | None = None) -> None:
+    certificate = ca.issue_cert("localhost", not_after=not_after)
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
 
@@ -92,6 +93,32 @@ def test_check_says_what_it_would_bind(tmp_path: Path, ca: trustme.CA) -> None:
         "would bind 127.0.0.1:8443 TLS",
         "would bind 127.0.0.1:1883 plain, bytes unseen (mqtt)",
     ]
+
+
+def test_check_warns_of_keys_in_a_file(tmp_path: Path, ca: trustme.CA) -> None:
+    write_certificate(tmp_path, ca)
+    file = write(tmp_path)
+    file.write_text(file.read_text() + TLS + 'tls.keylog_file = "keys.log"\n')
+    result = command("check", "-c", file)
+
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: listeners[1].tls.keylog_file: the keys of all connections are written to "
+        f"{tmp_path}/keys.log: who reads it can read them all\n"
+    )
+
+
+def test_check_warns_of_what_works_and_should_not_stay(tmp_path: Path, ca: trustme.CA) -> None:
+    write_certificate(tmp_path, ca, not_after=dt.datetime(2020, 1, 2, tzinfo=dt.UTC))
+    file = write(tmp_path)
+    file.write_text(f'{file.read_text()}{TLS}tls.minimum_version = "1.1"\n')
+    result = command("check", "-c", file)
+
+    assert result.exit_code == 0
+    old, expired = result.stderr.splitlines()
+    where = "warning: listeners[1].tls"
+    assert old.startswith(f"{where}.minimum_version: 1.1 is deprecated")
+    assert expired.startswith(f"{where}.certificates[0].cert_file: has expired on 2020-01-02")
 
 
 def test_check_reads_tidegate_toml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +212,8 @@ def test_certificate_that_cannot_be_used(tmp_path: Path, ca: trustme.CA) -> None
 
     assert (result.exit_code, result.stdout) == (2, "")
     first, second = result.stderr.splitlines()
-    where = "listeners[1].tls.certificates[0]"
-    assert first == f"{file}: {where}: the key does not belong to the certificate"
+    where = "listeners[1].tls.certificates[0].key_file"
+    assert first.startswith(f"{file}: {where}: the key does not belong to the certificate: ")
     assert second.startswith(f"{file}: upstreams.deepstream.tls.ca_file: ")
 
 
@@ -467,7 +494,7 @@ async def test_reload_takes_renewed_certificates_and_another_log(
         (tmp_path / "key.pem").write_text("")
         running.signal(signal.SIGHUP)
         refused = await running.event("reload refused")
-        assert refused["reason"].startswith(f"{file}: listeners[1].tls.certificates[0]: ")
+        assert refused["reason"].startswith(f"{file}: listeners[1].tls.certificates[0].key_file: ")
         assert not running.seen("reloaded")
 
 

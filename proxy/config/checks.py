@@ -6,7 +6,8 @@ import functools
 import ipaddress
 import math
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, NewType
 
 import attrs
 
@@ -15,6 +16,8 @@ from .address import Address
 #: RFC 9110 section 5.6.2; such are the names of headers, and methods.
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
+#: A file that need not be there: it is written.
+NewFile = NewType("NewFile", Path)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+|null", re.ASCII)
 
 
@@ -123,6 +126,19 @@ def bindable(_: object, __: attrs.Attribute[Any], value: Address) -> None:
 
 def lower(value: str | None) -> str | None:
     return None if value is None else value.lower()
+
+
+def passphrase_faults(
+    key_file: Path | None, passphrase_file: Path | None, passphrase_env: str | None
+) -> list[tuple[str, str]]:
+    """Return what is wrong with where a key's passphrase is said to be."""
+    if passphrase_env is not None and (not passphrase_env or {*"=\0"} & {*passphrase_env}):
+        return [("passphrase_env", f"cannot be a variable's name: {passphrase_env!r}")]
+    if passphrase_file is not None and passphrase_env is not None:
+        return [("passphrase_env", "stands beside passphrase_file: say one of them")]
+    said = {"passphrase_file": passphrase_file, "passphrase_env": passphrase_env}
+    reason = "means nothing without key_file"
+    return [(key, reason) for key, value in said.items() if value is not None and key_file is None]
 
 
 def repeated(keyed: list[tuple[str, Any]]) -> list[tuple[str, str]]:

@@ -9,6 +9,9 @@ import attrs
 from .checks import TOKEN, Invalid, count
 from .network import Network, networks
 
+#: What nodes can be told of a client's certificate.
+CertificateFact = Literal["verify", "subject", "serial", "fingerprint", "certificate"]
+
 
 def _pseudonym(_: object, __: attrs.Attribute[Any], value: str) -> None:
     if value and not (TOKEN.fullmatch(value) and len(value) <= 64):
@@ -44,6 +47,10 @@ class Forwarding:
     hops: int = count(30, high=1000)
     # X-Request-Id; one that a trusted peer has made is kept, as in Envoy.  False: nodes get none
     request_id: bool = True
+    # X-SSL-Client-Verify (SUCCESS or NONE), -Subject, -Serial, -Fingerprint, and Client-Cert (RFC
+    # 9440); those that clients send are dropped then, all of them, whatever the listener.  nginx,
+    # HAProxy: to be said, and to be dropped, for each
+    client_certificates: tuple[CertificateFact, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

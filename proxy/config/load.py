@@ -28,7 +28,7 @@ from cattrs.gen import make_dict_structure_fn, make_mapping_structure_fn, overri
 from proxy.errors import ConfigError
 
 from .address import Address
-from .checks import Invalid
+from .checks import Invalid, NewFile
 from .model import Config
 from .network import Network
 from .page import Page
@@ -85,6 +85,7 @@ def _converter(folder: Path) -> Converter:
     for kind in (str, bool, int, float):
         converter.register_structure_hook(kind, _strictly)
     converter.register_structure_hook(Path, functools.partial(_file, folder))
+    converter.register_structure_hook(NewFile, lambda value, _: folder / _strictly(value, str))
     converter.register_structure_hook(
         Page, lambda value, kind: Page.read(_file(folder, value, kind))
     )
@@ -230,7 +231,7 @@ def _reason(exc: BaseException) -> str:
     text = str(exc.args[0]) if exc.args else type(exc).__name__
     # attrs words its length checks for programmers.
     if text.startswith("Length of"):
-        return "must have at least one entry" if ">=" in text else "must have exactly one entry"
+        return "must have at least one entry"
     return text
 
 

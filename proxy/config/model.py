@@ -27,7 +27,7 @@ from .http import error_statuses
 from .network import Network, networks
 from .page import Page
 from .route import Route
-from .tls import ListenerTls
+from .tls import ListenerTls, Tls
 from .upstream import Drain, Upstream
 
 
@@ -157,6 +157,8 @@ class Config:
     workers: int = attrs.field(default=1, validator=_only_one_worker)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     limits: Limits = attrs.field(factory=Limits)
+    # Of every listener that has TLS and does not say otherwise
+    tls: Tls = attrs.field(factory=Tls)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     log: Log = attrs.field(factory=Log)
@@ -166,6 +168,7 @@ class Config:
 
     def __attrs_post_init__(self) -> None:
         faults = [*self._unknown_names(), *self._duplicates(), *self._never_sent(), *self._loops()]
+        faults += self._tls_faults()
         faults += tcp.config_faults(self.listeners, self.routes, self.upstreams)
         if faults:
             raise Invalid(*faults)
@@ -182,6 +185,15 @@ class Config:
                 known = ", ".join(map(repr, sorted(listeners))) or "none has a name"
                 reason = f"no listener is called {route.listener!r}; there are: {known}"
                 faults.append((f"routes[{index}].listener", reason))
+        return faults
+
+    def _tls_faults(self) -> list[tuple[str, str]]:
+        faults = []
+        for index, listener in enumerate(self.listeners):
+            try:
+                _ = listener.tls and listener.tls.over(self.tls)
+            except Invalid as exc:
+                faults += [(f"listeners[{index}].tls.{key}", why) for key, why in exc.faults]
         return faults
 
     def _never_sent(self) -> list[tuple[str, str]]:

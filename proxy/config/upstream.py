@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -13,9 +12,7 @@ from .checks import (
     TOKEN,
     Invalid,
     count,
-    host_name,
     is_numeric,
-    lower,
     one_of,
     reachable,
     repeated,
@@ -23,6 +20,7 @@ from .checks import (
     seconds,
     within,
 )
+from .node_tls import NodeTls
 
 Balance = Literal["least_connections", "round_robin", "random_two", "hash", "least_latency"]
 ProxyVersion = Literal["v1", "v2"]
@@ -105,24 +103,6 @@ class Node:
     backup: bool = False
     # Sessions and requests at a time; 0: any number.  nginx max_conns 0, HAProxy maxconn 0
     max_sessions: int = count(0, low=0)
-
-
-@attrs.frozen(kw_only=True)
-class NodeTls:
-    """TLS towards nodes.  Verification cannot be switched off: name the CA that signed them."""
-
-    ca_file: Path | None = None
-    # The name to ask for and to check; default: the node's host.
-    server_name: str | None = attrs.field(
-        default=None, converter=lower, validator=validators.optional(host_name)
-    )
-    # What to show a node that asks for a certificate.
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise Invalid(("", "cert_file and key_file belong together"))
 
 
 @attrs.frozen(kw_only=True)

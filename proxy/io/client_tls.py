@@ -1,31 +1,53 @@
-"""What is known of a client's TLS once hands were shaken."""
+"""What is known of a client's TLS once hands were shaken, or why they were not."""
 
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
+from proxy.wire.client_certificate import ClientCertificate
 from proxy.wire.proxy_protocol import TlsFacts
 
 
 def tls_facts(tls: ssl.SSLObject, asked_name: str) -> TlsFacts:
     """Return what a node may be told; `asked_name` is what the client has asked for."""
-    cipher, certificate = tls.cipher(), tls.getpeercert()
+    cipher, certificate = tls.cipher(), client_certificate(tls)
     return TlsFacts(
         version=tls.version() or "",
         cipher=cipher[0] if cipher else "",
         alpn=tls.selected_alpn_protocol() or "",
         server_name=asked_name,
-        certificate=bool(certificate),
-        common_name=_common_name(certificate.get("subject", ())) if certificate else "",
+        certificate=certificate is not None,
+        common_name=certificate.common_name if certificate else "",
         resumed=bool(tls.session_reused),
     )
 
 
-def _common_name(subject: object) -> str:
-    """Return the first one of a certificate's subject, as `getpeercert` puts it."""
-    assert isinstance(subject, tuple)
-    for part in subject:
-        for name, value in part:
-            if name == "commonName":
-                return str(value)
-    return ""
+def client_certificate(tls: ssl.SSLObject) -> ClientCertificate | None:
+    """Return the certificate that the client has shown, in this connection or in the first of its
+    TLS session; None: it has shown none, or was not asked.
+    """
+    der = tls.getpeercert(binary_form=True)
+    if der is None:
+        return None
+    try:
+        # A table of many things, each of another type.
+        told: dict[str, Any] = tls.getpeercert() or {}
+    except ValueError:
+        # Somewhere in it is text that is none, which its CA should have seen to.
+        told = {}
+    return ClientCertificate.of(der, told.get("subject", ()), told.get("serialNumber", ""))
+
+
+def why_failed(exc: BaseException) -> str:
+    """Return why a handshake with a client failed.
+
+    Whose certificate it was that was not accepted the ssl module does not say.
+    """
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"The client's certificate was not accepted: {exc.verify_message}."
+    if isinstance(exc, ssl.SSLError) and exc.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "The client has shown no certificate."
+    # OpenSSL's words without Python's, which are about its source.
+    reason = (exc.reason or "").lower().replace("_", " ") if isinstance(exc, ssl.SSLError) else ""
+    return f"The TLS handshake failed: {reason or str(exc).removesuffix('.')}."

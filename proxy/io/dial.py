@@ -7,11 +7,9 @@ import functools
 import ipaddress
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import attrs
 import trio
 
 from proxy.config.address import Address
@@ -24,6 +22,7 @@ from proxy.errors import (
     NodeTlsError,
 )
 
+from .node_security import NodeSecurity, why_failed
 from .tls import TlsTransport
 from .transport import SocketTransport, set_options
 
@@ -36,14 +35,6 @@ _OURS = frozenset(
 
 #: What a connection to a node begins with, or how that is made of its two ends, our own first.
 Header = bytes | Callable[[tuple[Address, Address]], bytes]
-
-
-@attrs.frozen
-class NodeSecurity:
-    """TLS towards a node: the context, and the name to ask for and to check."""
-
-    context: ssl.SSLContext
-    server_name: str
 
 
 async def dial(
@@ -65,15 +56,26 @@ async def dial(
                 await _send(sock, header(_ends(sock)) if callable(header) else header)
             if security is None:
                 return SocketTransport(sock)
-            transport = TlsTransport(sock, security.context, security.server_name)
-            await transport.do_handshake()
+            return await _shake_hands(sock, security)
         except trio.BrokenResourceError as exc:
             sock.close()
-            raise NodeTlsError(str(address), _tls_reason(exc)) from exc
+            raise NodeTlsError(str(address), why_failed(exc.__cause__)) from exc
         except BaseException:
             sock.close()
             raise
-        return transport
+
+
+async def _shake_hands(sock: socket.socket, security: NodeSecurity) -> TlsTransport:
+    session = security.session(trio.current_time())
+    name = security.server_name
+    transport = TlsTransport(sock, security.context, name, session=session)
+    try:
+        await transport.do_handshake()
+    except trio.BrokenResourceError:
+        security.failed()
+        raise
+    security.shaken(transport.tls, trio.current_time())
+    return transport
 
 
 async def _connect(address: Address) -> socket.socket:
@@ -138,12 +140,3 @@ def _dial_errors(node: str) -> Iterator[None]:
         if exc.errno in _OURS:
             raise Full from exc
         raise DialError(node, f"The node cannot be reached: {exc.strerror}.") from exc
-
-
-def _tls_reason(exc: trio.BrokenResourceError) -> str:
-    cause = exc.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"The node's certificate was not accepted: {cause.verify_message}."
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS to the node failed: {cause.reason or cause}."
-    return "The node closed the connection during the TLS handshake."

@@ -5,6 +5,7 @@ It gives up the stream, and the bytes that came early, for a WebSocket.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 
 import h11
@@ -16,6 +17,7 @@ from proxy.wire.head import Response, find_response_head, read_response, write_r
 from proxy.wire.headers import Headers
 
 from .http1 import Http1
+from .node_security import why_failed
 
 #: The head of a node's answer; nginx's default is 4 to 8 KiB, Node.js and HAProxy take 16.
 RESPONSE_HEAD_BYTES = 32 * 1024
@@ -79,11 +81,12 @@ class NodeHttp(Http1):
     def receive_nowait(self) -> bool:
         """Take what has come; return False if nothing has, or the stream is over."""
         try:
-            self._heard |= self._receive_nowait()
-            return self._heard
+            received = self._receive_nowait()
         except OSError:
             # Found again by whoever waits for more.
             return False
+        self._heard |= received
+        return received
 
     def response_nowait(self) -> Response | None:
         """Return the head of the final answer if it is here and in order; else `read_response`."""
@@ -143,8 +146,16 @@ class NodeHttp(Http1):
             return read_response(head)
         except (h11.RemoteProtocolError, trio.BrokenResourceError) as exc:
             if not self._heard:
-                raise ClosedEarly(self.node) from exc
+                raise self._never_answered(exc) from exc
             raise BadResponse(self.node) from exc
+
+    def _never_answered(self, exc: Exception) -> ClosedEarly:
+        """Return what has become of a connection without a byte of an answer.
+
+        In TLS 1.3 a node refuses our certificate, or that there is none, when hands were shaken.
+        """
+        cause = exc.__cause__
+        return ClosedEarly(self.node, why_failed(cause) if isinstance(cause, ssl.SSLError) else "")
 
     def body_nowait(self) -> bytes:
         """Return what is here already of the answer's body.

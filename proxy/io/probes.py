@@ -34,8 +34,9 @@ from proxy.wire.handshake import check_answer, check_upgrade
 from proxy.wire.head import Response
 from proxy.wire.rules import Opcode
 
-from .dial import Header, NodeSecurity, dial
+from .dial import Header, dial
 from .node_http import NodeHttp
+from .node_security import NodeSecurity
 from .transport import SocketTransport, hang_up
 
 #: How much is read for what is expected: of a body, or of all that comes after a 101.

@@ -42,7 +42,10 @@ class Watched(Protocol):
     def ready(self, events: int) -> None: ...
 
 
+#: How many messages are moved before others have their turn, and how many of epoll's events are
+#: asked for at a time.
 _BATCH: Final = 256
+_AT_ONCE: Final = 64
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
 #: Where every `recv` goes; between that and its use there is no `await`.
@@ -56,6 +59,8 @@ class Splicer:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self.legs: dict[int, Watched] = {}
+        #: What may still be done in this turn; what costs more than a message takes more of it.
+        self.left = 0
 
     async def run(self) -> None:
         """Move bytes until cancelled; sessions that are still here then must be cancelled too."""
@@ -63,10 +68,10 @@ class Splicer:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                left = _BATCH
+                self.left = _BATCH
                 # What has come meanwhile is taken along: a way through Trio costs several messages.
-                while left > 0 and (ready := poll(0, left)):
-                    left -= len(ready)
+                while self.left > 0 and (ready := poll(0, _AT_ONCE)):
+                    self.left -= len(ready)
                     for fd, events in ready:
                         # A leg may have gone since, with its session, in another leg's turn.
                         if leg := legs.get(fd):

@@ -35,8 +35,8 @@ PATIENCE: Final = 256
 class TlsTransport(SocketTransport):
     """A TCP or unix connection with TLS on it, as the server unless a `server_name` is given.
 
-    `server_name` is the name to ask for and to check as a client; `received` is what has come from
-    the network already.
+    `server_name` is the name to ask for and to check as a client, and `session` the one to offer;
+    `received` is what has come from the network already.
     """
 
     __slots__ = (
@@ -57,6 +57,7 @@ class TlsTransport(SocketTransport):
         context: ssl.SSLContext,
         server_name: str | None = None,
         *,
+        session: ssl.SSLSession | None = None,
         received: bytes | bytearray = b"",
     ) -> None:
         super().__init__(sock)
@@ -76,6 +77,7 @@ class TlsTransport(SocketTransport):
             self._outgoing,
             server_side=server_name is None,
             server_hostname=server_name,
+            session=session,
         )
 
     @property

@@ -62,6 +62,19 @@ class UpstreamStatistics:
 
 
 @attrs.frozen(kw_only=True)
+class CertificateStatistics:
+    """A certificate that clients are shown."""
+
+    #: The listener's name, or its address in the configuration.
+    listener: str
+    #: Whom it is for; "*.example.org" is for each name with one label more.
+    names: tuple[str, ...]
+    file: str
+    #: When it expires, in seconds since the epoch.
+    not_after: float
+
+
+@attrs.frozen(kw_only=True)
 class Statistics:
     """A running proxy, in numbers."""
 
@@ -72,6 +85,8 @@ class Statistics:
     endings: dict[Ending, int]
     #: Those too that a reload has taken away, while anybody holds on to them.
     upstreams: dict[str, UpstreamStatistics]
+    #: Those that are in use, by listener, in the order of the configuration.
+    certificates: tuple[CertificateStatistics, ...] = ()
 
 
 @attrs.frozen

@@ -23,6 +23,8 @@ class Record:
     #: The name that a trusted peer has given to the request, and that its node is told.
     request_id: str = ""
     listener: str = ""
+    #: Of the certificate that the client has shown (RFC 4514).
+    client_subject: str = ""
     #: The request line's parts as understood; in TCP mode the host is the name that TLS asks for.
     method: str = ""
     host: str = ""

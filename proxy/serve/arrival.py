@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import suppress
 from typing import Final
 
@@ -12,7 +11,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.errors import BadClientHello, BadProxyHeader, PlainHttp
-from proxy.io.client_tls import tls_facts
+from proxy.io.client_tls import tls_facts, why_failed
 from proxy.io.handshakes import Handshakes, Turnstile
 from proxy.io.server_tls import ServerTls
 from proxy.io.tls import TlsTransport
@@ -129,7 +128,9 @@ async def shake_hands(
     deadline: float,
     handshakes: Handshakes,
 ) -> TlsTransport | None:
-    """Shake hands as TLS's server; None: it failed, or was not complete by `deadline`.
+    """Shake hands as TLS's server; None: it failed, or was not complete in time.
+
+    That is `deadline`, and what the listener allows TLS at most.
 
     The record is told how long it took, or why it failed.
 
@@ -137,6 +138,7 @@ async def shake_hands(
         PlainHttp: the client speaks HTTP in the clear; nothing was sent to it.
     """
     started = trio.current_time()
+    deadline = min(deadline, started + tls.handshake_timeout)
     scope = trio.CancelScope(deadline=deadline)
     try:
         with handshakes.counted(scope), scope:
@@ -144,26 +146,17 @@ async def shake_hands(
             record.tls_time = trio.current_time() - started
             return transport
     except BadClientHello as exc:
-        record.token = exc.token
-        record.detail = f"The TLS handshake failed: {exc}"
+        record.token, record.detail = exc.token, why_failed(exc)
         with suppress(OSError):
             stream.send(alert_record(exc.alert))
     except trio.BrokenResourceError as exc:
-        record.detail = f"The TLS handshake failed: {_reason(exc)}"
+        record.detail = why_failed(exc.__cause__ or exc)
     else:
         in_time = trio.current_time() < deadline
         record.detail = _TOO_MANY if in_time else "The TLS handshake was not complete in time."
         # Who has had its time, or holds a place that others need, is not waited for.
         stream.part()
     return None
-
-
-def _reason(exc: trio.BrokenResourceError) -> str:
-    """Return why there was no handshake: of OpenSSL's words those that are not about its source."""
-    cause = exc.__cause__
-    if isinstance(cause, ssl.SSLError) and cause.reason:
-        return cause.reason.lower().replace("_", " ") + "."
-    return str(cause or exc).rstrip(".") + "."
 
 
 async def _shake_hands(

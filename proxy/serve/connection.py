@@ -29,7 +29,9 @@ import trio
 from proxy.config.model import Listener
 from proxy.errors import ClientGone, PlainHttp
 from proxy.io.client_http import ClientHttp
+from proxy.io.client_tls import client_certificate
 from proxy.io.server_tls import ServerTls
+from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, hang_up
 from proxy.observe.record import Record
 from proxy.wire.clients import Peer
@@ -174,7 +176,9 @@ class Connection:
         """Return who it is from, as its listener is configured now."""
         listener = self.listener
         if self._peer is None or self._peer.listener is not listener:
-            self._peer = Peer(host_of(self.client), listener, self.port, self.scheme)
+            tls = self.stream.tls if isinstance(self.stream, TlsTransport) else None
+            shown = client_certificate(tls) if tls is not None else None
+            self._peer = Peer(host_of(self.client), listener, self.port, self.scheme, shown)
         return self._peer
 
     def telling(self, record: Record) -> Callable[[], Source]:

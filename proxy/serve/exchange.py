@@ -277,6 +277,8 @@ class Exchange:
         facts.source = self._connection.telling(record)
         if facts.address != peer.address:
             record.client, record.peer = facts.address, record.peer or record.client
+        if facts.certificate is not None:
+            record.client_subject = facts.certificate.subject
         if facts.request_id != record.id:
             record.request_id = facts.request_id
         return facts

@@ -18,6 +18,7 @@ from proxy.errors import BodyTooLarge, HeadTooLarge, Refusal, RouteAnswer
 from proxy.pool.policy import rendezvous
 from proxy.pool.upstream import Upstream, needs_resolving
 from proxy.wire.body import SizedBody, request_body
+from proxy.wire.client_certificate import SAMPLE
 from proxy.wire.clients import Clients, Peer
 from proxy.wire.handshake import check_upgrade, node_request, wants_websocket
 from proxy.wire.head import Request, check_request, read_request, write_request
@@ -94,7 +95,7 @@ def explain(config: Config, question: Question) -> Explanation:
         websocket=wants_websocket(request),
     )
     clients = Clients(config, _INSTANCE)
-    peer = Peer(question.client, listener, listener.bind.port or question.port, listener.scheme)
+    peer = _peer(config, listener, question)
     facts = clients.facts(peer, request, _REQUEST_ID)
     found.client = facts.address
     route: Route | None = None
@@ -126,6 +127,14 @@ def explain(config: Config, question: Question) -> Explanation:
         found.reason = refusal.detail
         found.answer = _lines(refusal.headers)
     return found
+
+
+def _peer(config: Config, listener: Listener, question: Question) -> Peer:
+    asked = listener.tls and listener.tls.over(config.tls).client_certificates
+    # Where one is optional this client has none.
+    shown = SAMPLE if asked and asked.mode == "required" else None
+    port = listener.bind.port or question.port
+    return Peer(question.client, listener, port, listener.scheme, shown)
 
 
 def label(config: Config, route: Route) -> str:

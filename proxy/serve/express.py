@@ -20,7 +20,7 @@ are in one queue, since all have the same patience.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import outcome
 import trio
@@ -36,6 +36,10 @@ from .exchange import Exchange
 
 if TYPE_CHECKING:
     from .connection import Connection
+
+
+#: What half a request counts for in the splicer's turn, where a session's message counts for one.
+_WEIGHT: Final = 8
 
 
 class Express:
@@ -93,7 +97,12 @@ class Express:
             while self._result is None:
                 self._task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
-            exchange = self._result.unwrap()
+            result, self._result = self._result, None
+            try:
+                exchange = result.unwrap()
+            finally:
+                # Its traceback has this frame: together they would be a cycle.
+                del result
             self._exchange = None
             return exchange
         finally:
@@ -152,6 +161,7 @@ class Express:
             return
         if not self._http.receive_nowait():
             return
+        self._splicer.left -= _WEIGHT
         now = trio.current_time()
         connection = self._connection
         self._exchange = exchange = Exchange(
@@ -171,6 +181,7 @@ class Express:
             self._end(outcome.Error(exc))
 
     def _finish(self) -> None:
+        self._splicer.left -= _WEIGHT
         now = trio.current_time()
         exchange = self._exchange
         assert exchange is not None

@@ -122,6 +122,7 @@ def _shown(way: Way, record: Record, facts: ClientFacts) -> Handshake:
         subprotocols=tuple(name.decode("latin-1") for name in way.upgrade.subprotocols),
         route=record.route,
         upstream=way.upstream.name,
+        certificate=facts.certificate,
     )
 
 

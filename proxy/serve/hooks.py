@@ -19,6 +19,7 @@ from proxy.config.route import Route
 from proxy.errors import ConfigError
 from proxy.io.relay import Relay
 from proxy.observe.record import Record
+from proxy.wire.client_certificate import ClientCertificate
 from proxy.wire.closing import sendable
 from proxy.wire.headers import Changes, Headers
 from proxy.wire.keys import cookie
@@ -51,6 +52,8 @@ class Handshake:
     #: What the configuration has chosen.
     route: str
     upstream: str
+    #: What the client has shown, where the listener asks for it.
+    certificate: ClientCertificate | None = None
 
     def header(self, name: str) -> str | None:
         """Return a header's value, that of several lines joined by commas; None: there is none."""

@@ -84,6 +84,8 @@ class Passage(Connection):
             return None
         if self.plain is not None:
             raise self.plain
+        if (shown := self.peer().certificate) is not None:
+            record.client_subject = shown.subject
         early = b""
         if self.service.passages.asks(self.listener.name):
             hello = await self._read_hello(deadline)

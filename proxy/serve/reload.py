@@ -20,20 +20,21 @@ import trio
 from proxy.config.model import Config
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import ConfigError, NotRunning
-from proxy.io.contexts import Contexts, make_contexts
+from proxy.io.contexts import Contexts, make_contexts, remarks
 from proxy.observe.log import LOG
 from proxy.pool.upstream import Upstream
 
 from .hooks import Hooks, check_hooks
 from .keepers import Keepers
 from .listeners import Listeners, Opened, discard, keyed, labels
+from .renewal import tell_remarks
 from .routes import Routes
 from .service import Service
 
 #: How often it is looked, in seconds, whether upstreams that were taken away can be forgotten.
 _TURN: Final = 1.0
 #: The sections of a configuration that are of nothing in particular.
-_SETTINGS: Final = ("timeouts", "limits", "shutdown", "log", "error_pages")
+_SETTINGS: Final = ("timeouts", "limits", "shutdown", "log", "tls", "error_pages")
 #: By what they are known by: what they are called, and what is said of them.
 _Things = dict[Hashable, tuple[str, object]]
 
@@ -58,6 +59,8 @@ class Reloaded:
     nodes: Changes
     #: The other sections that are not as they were.
     settings: tuple[str, ...]
+    #: The listeners that show another certificate though they were told of none.
+    certificates: tuple[str, ...] = ()
     #: How many live sessions have lost their route or their node by it.
     sessions: int = 0
 
@@ -69,8 +72,9 @@ class Reloaded:
             for how in ("added", "changed", "removed")
         }
         told = {name: ", ".join(value) for name, value in lists.items() if value}
-        if self.settings:
-            told["settings"] = ", ".join(self.settings)
+        for kind in ("settings", "certificates"):
+            if value := getattr(self, kind):
+                told[kind] = ", ".join(value)
         return {**told, "sessions": self.sessions}
 
 
@@ -146,7 +150,7 @@ class Reloader:
         hooks = self._service.hooks if hooks is None else dict(hooks)
         check_hooks(hooks, config.routes)
         contexts = await trio.to_thread.run_sync(
-            make_contexts, config, source, abandon_on_cancel=True
+            make_contexts, config, source, self._service.contexts, abandon_on_cancel=True
         )
         opened = await self._listeners.bind(config.listeners)
         new = self._service.new_upstreams(config, contexts)
@@ -163,13 +167,17 @@ class Reloader:
     def _switch(
         self, config: Config, contexts: Contexts, opened: Opened, new: dict[str, Upstream]
     ) -> Reloaded:
-        before = self._service.config
+        before, shown = self._service.config, self._service.contexts
         affected = self._service.reconfigure(config, contexts, new, trio.current_time())
         self._listeners.switch(config.listeners, contexts.listeners, opened)
         self._keepers.follow()
         self._keepers.forget_left()
-        reloaded = difference(before, config, sessions=affected)
+        reloaded = attrs.evolve(
+            difference(before, config, sessions=affected),
+            certificates=_renewed(before, shown, config, contexts),
+        )
         LOG.info("reloaded", extra=reloaded.fields())
+        tell_remarks(config, contexts, told=remarks(before, shown))
         return reloaded
 
 
@@ -206,6 +214,20 @@ def _compare(old: _Things, new: _Things) -> Changes:
 
 def _listeners(config: Config) -> _Things:
     return {key: (one.name or str(one.bind), one) for key, one in keyed(config.listeners).items()}
+
+
+def _renewed(before: Config, shown: Contexts, after: Config, contexts: Contexts) -> tuple[str, ...]:
+    """Name the listeners whose files have the same names as before, and hold something else."""
+    old = dict(zip(keyed(before.listeners), shown.listeners, strict=True))
+    new = zip(keyed(after.listeners).items(), contexts.listeners, strict=True)
+    return tuple(
+        config.name or str(config.bind)
+        for (key, config), tls in new
+        if tls is not None
+        and (known := old.get(key)) is not None
+        and known.certificates == tls.certificates
+        and known.shown.pairs != tls.shown.pairs
+    )
 
 
 def _routes(config: Config) -> _Things:

@@ -34,6 +34,8 @@ from .listeners import Bound, Listeners
 from .move import Mover
 from .passage import Passage
 from .reload import Reloaded, Reloader
+from .renewal import Renewal, tell_remarks
+from .revocation import Revocation
 from .service import Service
 
 OnRecord = Callable[[Record], object]
@@ -55,6 +57,7 @@ class Server:
         self._stop = trio.Event()
         self._listeners = Listeners(self.service.handshakes.turnstile)
         self._keepers = Keepers(self.service)
+        self._renewal = Renewal(self.service)
         self._reloader = Reloader(self.service, self._listeners, self._keepers)
         #: Of having the nodes asked for the first time, which no end waits for.
         self._beginning = trio.CancelScope()
@@ -122,6 +125,7 @@ class Server:
                 )
                 for name, upstream in (service.upstreams | service.removed).items()
             },
+            certificates=self._renewal.statistics(),
         )
 
     def drains(self) -> list[DrainProgress]:
@@ -168,6 +172,7 @@ class Server:
         """Serve until `shut_down`, then drain."""
         opened = await self._listeners.bind(self.config.listeners)
         self._listeners.switch(self.config.listeners, self.service.contexts.listeners, opened)
+        tell_remarks(self.config, self.service.contexts)
         try:
             await self._serve(task_status)
         finally:
@@ -180,6 +185,8 @@ class Server:
             background.start_soon(self.service.run_splicer)
             background.start_soon(self.service.timers.run)
             background.start_soon(persist, Mover(self.service).run)
+            background.start_soon(persist, self._renewal.run)
+            background.start_soon(persist, Revocation(service=self.service).run)
             with self._beginning:
                 await self._keepers.start(background, self.service.upstreams.values())
             await background.start(self._reloader.run, background)

@@ -18,10 +18,11 @@ import trio
 from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.io.contexts import Contexts, make_contexts
-from proxy.io.dial import NodeSecurity, dial
+from proxy.io.dial import dial
 from proxy.io.handshakes import Handshakes
 from proxy.io.kept import Kept
 from proxy.io.messages import MessageRelay
+from proxy.io.node_security import NodeSecurity
 from proxy.io.patience import PATIENCE, Patience
 from proxy.io.pump import PumpRelay
 from proxy.io.relay import Relay
@@ -96,6 +97,8 @@ class Service:
         #: Those that are in the configuration no more, while anybody holds on to them.
         self.removed: dict[str, Upstream] = {}
         self._upstream_contexts: WeakKeyDictionary[Upstream, ssl.SSLContext] = WeakKeyDictionary()
+        #: With the session that each node is offered the next time, until the next reload.
+        self._securities: WeakKeyDictionary[Node, NodeSecurity] = WeakKeyDictionary()
         check_hooks(self.hooks, config.routes)
         contexts = make_contexts(config)
         self.handshakes = Handshakes(config.limits.handshakes, config.limits.handshake_steps)
@@ -195,7 +198,11 @@ class Service:
         if (tls := upstream.config.tls) is None:
             return None
         context = self._upstream_contexts[upstream]
-        return NodeSecurity(context, tls.server_name or node.config.address.host)
+        name = tls.server_name or node.config.address.host
+        known = self._securities.get(node)
+        if known is None or known.context is not context or known.server_name != name:
+            known = self._securities[node] = NodeSecurity(context, name, tls.session_reuse)
+        return known
 
     async def dial(
         self, upstream: Upstream, node: Node, limit: float, header: bytes = b""

@@ -18,6 +18,7 @@ from proxy.config.model import Config, Listener
 from proxy.config.route import Route
 from proxy.errors import LoopDetected, TooManyHops
 
+from .client_certificate import ClientCertificate
 from .edits import Edits
 from .forwarded import (
     UNKNOWN,
@@ -48,6 +49,7 @@ class Peer:
     listener: Listener
     port: int
     scheme: str
+    certificate: ClientCertificate | None = None
 
 
 class Clients:
@@ -72,6 +74,7 @@ class Clients:
             x_forwarded=config.headers in ("x-forwarded", "both"),
             forwarded=config.headers in ("forwarded", "both"),
             request_id=config.request_id,
+            certificate=config.client_certificates,
             via_to_node=via and via + self._instance,
             via_to_client=via,
             request=Edits.of(route.request_headers) if route else Edits(),
@@ -122,6 +125,7 @@ class Clients:
             hops=_passed_on(chain, hop, _own(peer, host)) if chain and self._appends else (),
             version=b"1.1" if head is None else head.http_version,
             hsts=hsts.value if hsts is not None and scheme == "https" else "",
+            certificate=peer.certificate,
             heads=self._plain,
         )
 

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
+from proxy.config.forwarding import CertificateFact
 from proxy.config.headers import HOP_BY_HOP
 from proxy.errors import BadRequest, HeadTooLarge, TargetTooLong
 
+from .client_certificate import ClientCertificate, certificate_headers, tells_of_certificates
 from .edits import NO_EDITS, Edits
 from .forwarded import UNKNOWN, Hop, addresses, elements, is_address
 from .proxy_protocol import Source
@@ -152,7 +154,10 @@ _NOT_IN_TRAILERS = (
 def trailers_to_send(trailers: Fields) -> Headers:
     """Return those trailers that may go on, also where `_` and `-` are one."""
     return [
-        pair for pair in trailers if pair[0].lower().replace(b"_", b"-") not in _NOT_IN_TRAILERS
+        pair
+        for pair in trailers
+        if pair[0].lower().replace(b"_", b"-") not in _NOT_IN_TRAILERS
+        and not tells_of_certificates(pair[0])
     ]
 
 
@@ -163,6 +168,8 @@ class Heads:
     x_forwarded: bool = True
     forwarded: bool = False
     request_id: bool = True
+    #: What nodes are told of clients' certificates; with anything, only that is believed.
+    certificate: tuple[CertificateFact, ...] = ()
     #: How this process is called in Via, by nodes and by clients; empty: nothing is said.
     via_to_node: bytes = b""
     via_to_client: bytes = b""
@@ -188,6 +195,8 @@ class ClientFacts:
     version: bytes = b"1.1"
     #: The value of Strict-Transport-Security for it.
     hsts: str = ""
+    #: What it has shown, if it was asked.
+    certificate: ClientCertificate | None = None
     #: As its route has them, once there is one.
     heads: Heads = Heads()
     #: What a PROXY header says of the connection: few nodes want one, so it is made when asked for.
@@ -227,6 +236,9 @@ def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
     heads, kept = facts.heads, end_to_end(headers, _NOT_FOR_NODES)
     if b"_" in b"".join([name for name, _ in kept]):
         kept = [pair for pair in kept if not _is_disguised(pair[0])]
+    if heads.certificate:
+        kept = [pair for pair in kept if not tells_of_certificates(pair[0])]
+        kept += certificate_headers(facts.certificate, heads.certificate)
     host = facts.host or (get(headers, b"host") or b"").decode("latin-1")
     if heads.x_forwarded:
         before, behind = _x_forwarded(facts.known_addresses(), facts.scheme, facts.port)

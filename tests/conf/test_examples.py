@@ -11,6 +11,7 @@ import trustme
 
 from proxy.config import http as http_module
 from proxy.config import route as route_module
+from proxy.config import tls as tls_module
 from proxy.config import upstream as upstream_module
 from proxy.config.http import Redirect, Respond
 from proxy.config.load import parse_config
@@ -60,7 +61,7 @@ def test_what_a_stream_has_commented_out_loads_too(load: Any, tmp_path: Path) ->
 def test_reference_gives_the_defaults(load: Any) -> None:
     config: Config = load(CONF / "reference.toml")
 
-    for section in ("timeouts", "limits", "forwarding", "shutdown", "log", "workers"):
+    for section in ("timeouts", "limits", "forwarding", "shutdown", "log", "tls", "workers"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         default = field.default.factory() if section != "workers" else field.default  # type: ignore[union-attr]
         assert getattr(config, section) == default
@@ -94,6 +95,7 @@ def test_reference_names_every_key() -> None:
         Config,
         *vars(http_module).values(),
         *vars(route_module).values(),
+        *vars(tls_module).values(),
         *vars(upstream_module).values(),
     ]
     names = {
@@ -102,7 +104,7 @@ def test_reference_names_every_key() -> None:
         if isinstance(one, type) and attrs.has(one)
         for field in attrs.fields(one)
     } - {"path", "host", "srv", "port", "range"}
-    for section in ("timeouts", "limits", "forwarding", "shutdown", "log"):
+    for section in ("timeouts", "limits", "forwarding", "shutdown", "log", "tls"):
         (field,) = (one for one in attrs.fields(Config) if one.name == section)
         names |= {inner.name for inner in attrs.fields(field.default.factory)}  # type: ignore[union-attr]
 

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.address import Address
+from proxy.config.checks import NewFile
+from proxy.config.client_certificates import ClientCertificates
 from proxy.config.forwarding import Forwarding, Hsts
 from proxy.config.headers import HeaderRules
 from proxy.config.http import Redirect, RequestRate, Respond, Rewrite
@@ -30,16 +32,16 @@ from proxy.config.model import (
     Timeouts,
 )
 from proxy.config.network import Network
+from proxy.config.node_tls import NodeTls
 from proxy.config.page import PAGE_BYTES, Page
 from proxy.config.route import Ping, Route, SessionLimits
-from proxy.config.tls import Certificate, ListenerTls
+from proxy.config.tls import Certificate, ListenerTls, Tls
 from proxy.config.upstream import (
     DetectDrain,
     Discovery,
     Drain,
     Hold,
     Node,
-    NodeTls,
     Probe,
     Rebalance,
     Rest,
@@ -72,8 +74,30 @@ FULL: dict[str, Any] = {
             "backlog": 64,
             "hsts": {"max_age": 63_072_000, "include_subdomains": True, "preload": True},
             "tls": {
-                "certificates": [{"cert_file": "cert.pem", "key_file": "key.pem"}],
-                "minimum_version": "1.3",
+                "certificates": [
+                    {
+                        "cert_file": "cert.pem",
+                        "key_file": "key.pem",
+                        "passphrase_file": "key.pem",
+                        "names": ["RT.example.org", "*.rt.example.org"],
+                    },
+                    {"cert_file": "cert.pem", "key_file": "key.pem", "passphrase_env": "KEY"},
+                ],
+                "minimum_version": "1.0",
+                "maximum_version": "1.2",
+                "ciphers": "ALL",
+                "curve": "secp384r1",
+                "prefer_server_ciphers": False,
+                "tickets": 0,
+                "handshake_timeout": 2,
+                "unknown_sni": "reject",
+                "client_certificates": {
+                    "mode": "optional",
+                    "ca_file": "cert.pem",
+                    "crl_file": "key.pem",
+                    "crl_check": "leaf",
+                },
+                "keylog_file": "keys.log",
             },
         },
         {
@@ -175,6 +199,10 @@ FULL: dict[str, Any] = {
                 "server_name": "node",
                 "cert_file": "cert.pem",
                 "key_file": "key.pem",
+                "passphrase_file": "key.pem",
+                "minimum_version": "1.3",
+                "session_reuse": False,
+                "keylog_file": "keys.log",
             },
             "probe": {
                 "kind": "http",
@@ -209,7 +237,30 @@ FULL: dict[str, Any] = {
             },
             "unavailable_status": 503,
         },
-        "mqtt": {"nodes": ["unix:/run/mqtt"], "probe": {"kind": "websocket", "send": "x"}},
+        "mqtt": {
+            "nodes": ["unix:/run/mqtt"],
+            "probe": {"kind": "websocket", "send": "x"},
+            "tls": {
+                "server_name": "mqtt",
+                "cert_file": "cert.pem",
+                "key_file": "key.pem",
+                "passphrase_env": "PASS",
+                "maximum_version": "1.2",
+            },
+        },
+    },
+    "tls": {
+        "minimum_version": "1.1",
+        "maximum_version": "1.2",
+        "ciphers": "HIGH",
+        "curve": "prime256v1",
+        "prefer_server_ciphers": False,
+        "tickets": 2,
+        "handshake_timeout": 3,
+        "unknown_sni": "reject",
+        "renewal_interval": 4,
+        "client_certificates": {"mode": "off", "ca_file": "cert.pem"},
+        "keylog_file": "all.log",
     },
     "timeouts": {
         "handshake": 1.5,
@@ -243,6 +294,7 @@ FULL: dict[str, Any] = {
         "passes": 2,
         "hops": 9,
         "request_id": False,
+        "client_certificates": ["subject", "certificate"],
     },
     "shutdown": {"rate": 10, "jitter": 1, "deadline": 10.0},
     "log": {"format": "json", "level": "debug", "access": False},
@@ -300,13 +352,37 @@ def test_minimal() -> None:
 
 
 def test_full(folder: Path) -> None:
-    certificate = Certificate(cert_file=folder / "cert.pem", key_file=folder / "key.pem")
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    certificate = Certificate(
+        cert_file=cert_file,
+        key_file=key_file,
+        passphrase_file=key_file,
+        names=("rt.example.org", "*.rt.example.org"),
+    )
+    other = Certificate(cert_file=cert_file, key_file=key_file, passphrase_env="KEY")
     public = Listener(
         bind=Address("0.0.0.0", 443),
         name="public",
         backlog=64,
         hsts=Hsts(max_age=63_072_000, include_subdomains=True, preload=True),
-        tls=ListenerTls(certificates=(certificate,), minimum_version="1.3"),
+        tls=ListenerTls(
+            certificates=(certificate, other),
+            minimum_version="1.0",
+            maximum_version="1.2",
+            ciphers="ALL",
+            curve="secp384r1",
+            prefer_server_ciphers=False,
+            tickets=0,
+            handshake_timeout=2.0,
+            unknown_sni="reject",
+            client_certificates=ClientCertificates(
+                mode="optional",
+                ca_file=folder / "cert.pem",
+                crl_file=folder / "key.pem",
+                crl_check="leaf",
+            ),
+            keylog_file=NewFile(folder / "keys.log"),
+        ),
     )
     inside = Listener(
         bind=Address(path="/run/tidegate.sock"),
@@ -361,6 +437,10 @@ def test_full(folder: Path) -> None:
             server_name="node",
             cert_file=folder / "cert.pem",
             key_file=folder / "key.pem",
+            passphrase_file=folder / "key.pem",
+            minimum_version="1.3",
+            session_reuse=False,
+            keylog_file=NewFile(folder / "keys.log"),
         ),
         probe=Probe(
             kind="http",
@@ -396,7 +476,15 @@ def test_full(folder: Path) -> None:
         unavailable_status=503,
     )
     mqtt = Upstream(
-        nodes=(Node(address=Address(path="/run/mqtt")),), probe=Probe(kind="websocket", send="x")
+        nodes=(Node(address=Address(path="/run/mqtt")),),
+        probe=Probe(kind="websocket", send="x"),
+        tls=NodeTls(
+            server_name="mqtt",
+            cert_file=folder / "cert.pem",
+            key_file=folder / "key.pem",
+            passphrase_env="PASS",
+            maximum_version="1.2",
+        ),
     )
 
     page = Page(folder / "page.html", b"<p>Sorry.")
@@ -445,6 +533,19 @@ def test_full(folder: Path) -> None:
         routes=(socket, *others, passage),
         error_pages={"5xx": page},
         upstreams={"deepstream": deepstream, "mqtt": mqtt},
+        tls=Tls(
+            minimum_version="1.1",
+            maximum_version="1.2",
+            ciphers="HIGH",
+            curve="prime256v1",
+            prefer_server_ciphers=False,
+            tickets=2,
+            handshake_timeout=3.0,
+            unknown_sni="reject",
+            renewal_interval=4.0,
+            client_certificates=ClientCertificates(mode="off", ca_file=folder / "cert.pem"),
+            keylog_file=NewFile(folder / "all.log"),
+        ),
         timeouts=Timeouts(
             handshake=1.5,
             keepalive=2.0,
@@ -477,6 +578,7 @@ def test_full(folder: Path) -> None:
             passes=2,
             hops=9,
             request_id=False,
+            client_certificates=("subject", "certificate"),
         ),
         shutdown=Shutdown(rate=10.0, jitter=1.0, deadline=10.0),
         log=Log(format="json", level="debug", access=False),
@@ -523,8 +625,8 @@ BALANCES = (
     "must be one of 'least_connections', 'round_robin', 'random_two', 'hash', 'least_latency', not"
 )
 SECTIONS = (
-    "error_pages, forwarding, limits, listeners, log, routes, shutdown, timeouts, upstreams, "
-    "workers"
+    "error_pages, forwarding, limits, listeners, log, routes, shutdown, timeouts, tls, "
+    "upstreams, workers"
 )
 STRING = "must be a string"
 INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true or false"
@@ -686,7 +788,9 @@ INT, FLOAT, BOOL = "must be a whole number", "must be a number", "must be true o
             "upstream",
             "tls.verify = false",
             "upstreams.one.tls.verify",
-            "unknown key; allowed here: ca_file, cert_file, key_file, server_name",
+            "unknown key; allowed here: ca_file, cert_file, key_file, keylog_file, "
+            "maximum_version, minimum_version, passphrase_env, passphrase_file, server_name, "
+            "session_reuse",
         ),
         ("more", "log.hue = 1", "log.hue", "unknown key; allowed here: access, format, level"),
         *[

@@ -125,12 +125,6 @@ def test_scheme() -> None:
     assert Listener(bind=BIND, tls=TLS).scheme == "https"
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_exactly_one_certificate(count: int) -> None:
-    with pytest.raises(ValueError, match="Length of"):
-        ListenerTls(certificates=TLS.certificates * count)
-
-
 def test_names_must_be_there() -> None:
     with pytest.raises(Invalid) as caught:
         config(Route(path="/a", upstream="two", listener="public"))

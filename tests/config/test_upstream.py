@@ -10,13 +10,13 @@ import pytest
 from proxy.config.address import Address
 from proxy.config.checks import Invalid
 from proxy.config.load import parse_config
+from proxy.config.node_tls import NodeTls
 from proxy.config.upstream import (
     DetectDrain,
     Discovery,
     Drain,
     Hold,
     Node,
-    NodeTls,
     Probe,
     ProbeKind,
     Rebalance,
@@ -87,7 +87,6 @@ def test_defaults() -> None:
         unavailable_status=500,
     )
     assert Rebalance() == Rebalance(tolerance=0.2, rate=10)
-    assert NodeTls() == NodeTls(ca_file=None, server_name=None, cert_file=None, key_file=None)
 
 
 def test_defaults_suit_each_other() -> None:
@@ -198,8 +197,6 @@ def test_node_has_bounds(field: str, value: Any, reason: str) -> None:
         (Rest, {"first": 2.0, "longest": 1.0}, ("longest", "must be at least first (2)")),
         (Rest, {"longest": 0.5}, ("longest", "must be at least first (1)")),
         (Discovery, {"shortest": 61.0}, ("longest", "must be at least shortest (61)")),
-        (NodeTls, {"cert_file": Path("c")}, ("", "cert_file and key_file belong together")),
-        (NodeTls, {"key_file": Path("k")}, ("", "cert_file and key_file belong together")),
         (upstream, {"nodes": (NODE, NODE)}, ("nodes[1]", "is the same as nodes[0]")),
         (
             upstream,
@@ -250,12 +247,6 @@ def test_keys_that_belong_together() -> None:
 
 
 # What single keys may hold.
-
-
-@pytest.mark.parametrize("name", [".example", "a:443", "*.example", "[::1]"])
-def test_server_name_is_a_host(name: str) -> None:
-    with pytest.raises(ValueError, match="must be a host name"):
-        NodeTls(server_name=name)
 
 
 @pytest.mark.parametrize(

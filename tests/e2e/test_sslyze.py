@@ -119,7 +119,8 @@ def check_tls12(found: Findings) -> None:
     ciphers = found.ciphers("tls_1_2")
     assert ciphers
     assert all(ciphers.values()), "a cipher without forward secrecy"
-    kinds = ("_AES_128_", "_AES_256_", "_CHACHA20_POLY1305_")
+    # AEAD, all of them.
+    kinds = ("_AES_128_GCM_", "_AES_256_GCM_", "_CHACHA20_POLY1305_")
     assert all(any(kind in name for kind in kinds) for name in ciphers), ciphers
     resumption = found.of("session_resumption")
     assert resumption["tls_ticket_resumption_result"] == "FULLY_SUPPORTED"

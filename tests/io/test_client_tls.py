@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
-from proxy.io.client_tls import tls_facts
+from proxy.io.client_tls import client_certificate, tls_facts, why_failed
 from proxy.wire.proxy_protocol import TlsFacts
 
 CIPHER = "ECDHE-ECDSA-AES256-GCM-SHA384"
@@ -78,3 +92,93 @@ def test_before_the_handshake(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -
     plain = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(ValueError):
         tls_facts(plain.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True), "")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_certificate_is_told_of_in_resumed_sessions_too(
+    version: ssl.TLSVersion, contexts: tuple[ssl.SSLContext, ssl.SSLContext], ca: trustme.CA
+) -> None:
+    client, server = contexts
+    server.maximum_version = version
+    issued = ca.issue_cert("ada@example.org", common_name="Ada Lövelace")
+    issued.configure_cert(client)
+    near, far = shake_hands(client, server)
+    far.write(b"x")
+    near.read(1)
+    shown = client_certificate(far)
+    assert shown is not None
+    certificate = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
+    assert shown.sha256 == certificate.fingerprint(SHA256()).hex()
+    assert shown.serial == f"{certificate.serial_number:X}".zfill(len(shown.serial))
+    assert x509.Name.from_rfc4514_string(shown.subject) == certificate.subject
+
+    _, again = shake_hands(client, server, session=near.session)
+    assert again.session_reused
+    assert client_certificate(again) == shown
+
+
+def test_client_that_was_not_asked_or_has_none(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], ca: trustme.CA
+) -> None:
+    client, server = contexts
+    assert client_certificate(shake_hands(client, server)[1]) is None
+    ca.issue_cert("ada@example.org").configure_cert(client)
+    server.verify_mode = ssl.CERT_NONE
+    assert client_certificate(shake_hands(client, server)[1]) is None
+
+
+def test_certificate_that_cannot_be_read_is_told_of_all_the_same(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], ca: trustme.CA
+) -> None:
+    """One whose CA let it have bytes for an address that are no text, which the ssl module raises
+    for.
+    """
+    client, server = contexts
+    own = load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(own, EllipticCurvePrivateKey)
+    key = generate_private_key(SECP256R1())
+    now = datetime.now(UTC)
+    odd = x509.UnrecognizedExtension(
+        x509.SubjectAlternativeName.oid, bytes.fromhex("30 05 81 03 ff fe 40")
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name.from_rfc4514_string("CN=Ada"))
+        .issuer_name(x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(odd, critical=False)
+    )
+    certificate = builder.sign(own, SHA256())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    both = trustme.Blob(pem + certificate.public_bytes(Encoding.PEM))
+    with both.tempfile() as file:
+        client.load_cert_chain(file)
+    _, far = shake_hands(client, server)
+    with pytest.raises(UnicodeDecodeError):
+        far.getpeercert()
+    shown = client_certificate(far)
+    assert shown is not None
+    assert (shown.subject, shown.sha256) == ("", certificate.fingerprint(SHA256()).hex())
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_why_a_certificate_was_refused(
+    version: ssl.TLSVersion, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    client, server = contexts
+    server.maximum_version = version
+    server.verify_mode = ssl.CERT_REQUIRED
+    with pytest.raises(ssl.SSLError) as none:
+        shake_hands(client, server)
+    assert why_failed(none.value) == "The client has shown no certificate."
+
+    trustme.CA().issue_cert("eve@example.org").configure_cert(client)
+    with pytest.raises(ssl.SSLError) as strange:
+        shake_hands(client, server)
+    assert why_failed(strange.value) == (
+        "The client's certificate was not accepted: unable to get local issuer certificate."
+    )
+    assert why_failed(OSError("gone")) == "The TLS handshake failed: gone."

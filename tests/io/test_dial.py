@@ -16,7 +16,8 @@ from proxy.config.load import parse_config
 from proxy.errors import DialError, DialRefused, DialTimeout, Full, NodeTlsError
 from proxy.io import dial as module
 from proxy.io.contexts import make_contexts
-from proxy.io.dial import NodeSecurity, dial
+from proxy.io.dial import dial
+from proxy.io.node_security import NodeSecurity
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport, take
 
@@ -230,6 +231,57 @@ async def test_node_that_wants_to_see_a_certificate(
             with pytest.raises(NodeTlsError):
                 await dial(address, security, limit=LIMIT)
     await listener.aclose()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_tls_session_is_taken_up_again(
+    version: ssl.TLSVersion, ca: trustme.CA, client_tls: ssl.SSLContext
+) -> None:
+    """And where the node has lost it: one that was started anew has other keys for its tickets."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    security = NodeSecurity(client_tls, "localhost")
+    reused = []
+    for _ in range(2):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.maximum_version = version
+        ca.issue_cert("localhost").configure_cert(context)
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_tls, listener, context)
+                transport = await dial(address, security, limit=LIMIT)
+                assert isinstance(transport, TlsTransport)
+                assert await transport.receive_some() == b"hello"
+                reused.append(transport.tls.session_reused)
+                transport.close()
+    await listener.aclose()
+
+    assert reused == [False, True, True] * 2
+
+
+async def test_tls_session_is_not_offered_again_after_a_failure(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    security = NodeSecurity(client_tls, "localhost")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_tls, listener, server_tls)
+        transport = await dial(address, security, limit=LIMIT)
+        assert await transport.receive_some() == b"hello"
+        transport.close()
+    assert security.session(trio.current_time()) is not None
+
+    async def hang_up() -> None:
+        await (await listener.accept()).aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hang_up)
+        with pytest.raises(NodeTlsError):
+            await dial(address, security, limit=LIMIT)
+    await listener.aclose()
+
+    assert security.session(trio.current_time()) is None
 
 
 async def test_tls_of_an_unknown_authority(server_tls: ssl.SSLContext) -> None:

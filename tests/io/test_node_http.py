@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from proxy.errors import BadResponse, ClosedEarly
 from proxy.io.node_http import NodeHttp
+from proxy.io.tls import TlsTransport
 from proxy.wire.head import Response
+
+from .rig import LIMIT, tcp_pair
 
 
 def node() -> tuple[trio.testing.MemorySendStream, NodeHttp]:
@@ -99,3 +105,31 @@ async def test_which_connections_may_be_used_again(answer: bytes, reusable: bool
     assert await http.read_body() in (b"abc", b"")
 
     assert http.reusable is reusable
+
+
+async def test_node_that_refuses_our_certificate_after_the_handshake(ca: trustme.CA) -> None:
+    """As in TLS 1.3, where we have finished before it looks at it."""
+    strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    strict.verify_mode = ssl.CERT_REQUIRED
+    ca.issue_cert("localhost").configure_cert(strict)
+    ca.configure_trust(strict)
+    trusting = ssl.create_default_context()
+    ca.configure_trust(trusting)
+    near, far = tcp_pair()
+
+    async def refuse() -> None:
+        node = TlsTransport(far, strict)
+        with pytest.raises(trio.BrokenResourceError):
+            await node.do_handshake()
+        node.close()
+
+    with trio.fail_after(LIMIT):
+        transport = TlsTransport(near, trusting, "localhost")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refuse)
+            await transport.do_handshake()
+            assert transport.tls.version() == "TLSv1.3"
+        http = NodeHttp(transport, "node")
+        with pytest.raises(ClosedEarly, match="TLSV13_ALERT_CERTIFICATE_REQUIRED"):
+            await http.read_response()
+        transport.close()

@@ -40,7 +40,8 @@ from proxy.errors import (
     ResponseTimeout,
 )
 from proxy.io import probes as module
-from proxy.io.dial import Header, NodeSecurity, dial
+from proxy.io.dial import Header, dial
+from proxy.io.node_security import NodeSecurity
 from proxy.io.probes import MOST, probe
 from proxy.io.transport import SocketTransport
 from proxy.testing.node import open_nodes

@@ -95,16 +95,19 @@ async def test_what_is_no_handshake_is_told_to_the_record(
     assert record.detail == f"The TLS handshake failed: {reason}"
 
 
+@pytest.mark.parametrize(("overall", "of_tls"), [(0.01, LIMIT), (LIMIT, 0.01)])
 async def test_a_handshake_has_its_time(
-    ends: tuple[SocketTransport, SocketTransport], server_tls: ssl.SSLContext
+    overall: float,
+    of_tls: float,
+    ends: tuple[SocketTransport, SocketTransport],
+    server_tls: ssl.SSLContext,
 ) -> None:
     record = Record(id="1", client="c")
+    tls = ServerTls(server_tls, handshake_timeout=of_tls)
 
     now = trio.current_time()
-    assert (
-        await shake_hands(ends[1], ServerTls(server_tls), record, now + 0.01, Handshakes(1, 1))
-        is None
-    )
+    handshakes = Handshakes(1, 1)
+    assert await shake_hands(ends[1], tls, record, now + overall, handshakes) is None
     assert record.detail == "The TLS handshake was not complete in time."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import attrs
 import pytest
@@ -357,3 +358,37 @@ async def test_nothing_is_left_for_the_garbage_collector() -> None:
             await ask(client)
         await rig.settle()
         assert gc.collect() < 20
+
+
+async def test_many_requests_at_once_leave_turns_to_the_others() -> None:
+    async with open_rig(ok, "keepalive = 150") as rig:
+        clients = [await rig.connect() for _ in range(150)]
+        for client in clients:
+            assert await ask(client) == b"ok"
+
+        async def ask_all() -> None:
+            for client in clients:
+                # Not through Trio, which would serve them one by one.
+                os.write(client.stream.socket.fileno(), GET)
+            for client in clients:
+                assert (await answer(client))[1] == b"ok"
+            await rig.settle()
+
+        steps: list[int] = []
+
+        async def watch() -> None:
+            while True:
+                before = len(rig.records)
+                await trio.lowlevel.checkpoint()
+                steps.append(len(rig.records) - before)
+
+        # Each has a connection to the node then.
+        await ask_all()
+        assert len(rig.calls) == 150
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await ask_all()
+            nursery.cancel_scope.cancel()
+        assert sum(steps) == 150
+        # Two turns may come between two of a task's.
+        assert max(steps) <= 128

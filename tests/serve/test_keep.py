@@ -15,7 +15,8 @@ from proxy.config.address import Address
 from proxy.config.load import parse_config
 from proxy.config.upstream import Discovery, Probe
 from proxy.errors import DialRefused, DnsError
-from proxy.io.dial import Header, NodeSecurity
+from proxy.io.dial import Header
+from proxy.io.node_security import NodeSecurity
 from proxy.io.resolve import Answer
 from proxy.pool.upstream import Upstream
 from proxy.serve import keep

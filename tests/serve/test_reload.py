@@ -430,7 +430,10 @@ async def test_renewed_certificate_is_shown_to_those_who_come_then(
         await rig.reload(*parts)
         first, shown = await open_tls(rig, ca)
         ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(file)
-        assert await rig.reload(*parts) == Reloaded(Changes(), Changes(), Changes(), Changes(), ())
+        nothing = Reloaded(Changes(), Changes(), Changes(), Changes(), ())
+        reloaded = await rig.reload(*parts)
+        assert reloaded == attrs.evolve(nothing, certificates=("secure",))
+        assert reloaded.fields() == {"certificates": "secure", "sessions": 0}
         second, shown_then = await open_tls(rig, ca)
 
         assert shown != shown_then
@@ -463,7 +466,7 @@ async def test_refused_one_changes_nothing_and_says_why(
         assert await is_alive(await rig.connect())
     reasons = [r.__dict__["reason"] for r in caplog.records if r.message == "reload refused"]
     assert len(reasons) == 3
-    assert reasons[0].startswith("file: listeners[1].tls.certificates[0]: ")
+    assert reasons[0].startswith("file: listeners[1].tls.certificates[0].cert_file: ")
     assert reasons[1].startswith("file: upstreams.nodes.tls.ca_file: ")
     assert reasons[2].startswith("cannot bind 127.0.0.1:")
     assert {r.levelname for r in caplog.records if r.message == "reload refused"} == {"ERROR"}

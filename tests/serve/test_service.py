@@ -308,6 +308,30 @@ def reconfigure(world: World, text: str) -> int:
     return world.service.reconfigure(config, contexts, new, trio.current_time())
 
 
+async def test_tls_towards_a_node_is_the_same_until_the_next_reload() -> None:
+    """It has the session that is taken up again, by probes too."""
+    text = CONFIG + "tls = { server_name = 'node' }\n"
+    async with open_world(text) as world:
+        service, upstream = world.service, world.service.upstreams["nodes"]
+        node, _ = upstream.nodes
+        security = service.security(upstream, node)
+        assert security is not None
+        assert security.reuse
+        assert service.security(upstream, node) is security
+
+        assert reconfigure(world, text) == 0
+        after = service.security(upstream, node)
+        assert after is not None
+        assert after is not security
+        assert after.context is not security.context
+        assert service.security(upstream, node) is after
+
+        reconfigure(world, text.replace("'node'", "'other', session_reuse = false"))
+        other = service.security(upstream, node)
+        assert other is not None
+        assert (other.server_name, other.reuse) == ("other", False)
+
+
 async def test_new_sessions_have_the_new_terms_whoever_asks(autojump_clock: Clock) -> None:
     async with open_world() as world:
         for seconds in range(1, 50):

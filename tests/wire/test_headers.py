@@ -14,6 +14,7 @@ from proxy.errors import (
     Refusal,
     TargetTooLong,
 )
+from proxy.wire.client_certificate import ClientCertificate
 from proxy.wire.edits import Edits
 from proxy.wire.headers import (
     ClientFacts,
@@ -26,6 +27,7 @@ from proxy.wire.headers import (
     interim_headers,
     request_headers,
     tokens,
+    trailers_to_send,
 )
 
 LIMITS = HeadLimits(head_bytes=1024, target_bytes=64, headers=5)
@@ -131,6 +133,45 @@ def test_a_node_is_told_of_the_client_by_the_proxy_alone() -> None:
         (b"X-Forwarded-Port", b"443"),
         (b"X-Request-Id", b"id-1"),
     ]
+
+
+CLAIMS = [
+    (b"x-ssl-client-verify", b"SUCCESS"),
+    (b"X_SSL_Client_Subject", b"CN=Eve"),
+    (b"CLIENT-CERT", b":AAAA:"),
+    (b"Client_Cert-Chain", b":AAAA:"),
+    (b"X-Forwarded-Client-Cert", b"Subject=Eve"),
+]
+
+
+def test_of_certificates_only_we_tell_where_we_tell() -> None:
+    heads = Heads(x_forwarded=False, request_id=False, certificate=("subject", "verify"))
+    shown = ClientCertificate.of(b"der", ((("commonName", "Ada"),),), "1")
+    verdict, subject = (b"X-SSL-Client-Verify", b"SUCCESS"), (b"X-SSL-Client-Subject", b"CN=Ada")
+    for certificate, told in (
+        (shown, [subject, verdict]),
+        (None, [(b"X-SSL-Client-Verify", b"NONE")]),
+    ):
+        facts = attrs.evolve(FACTS, heads=heads, certificate=certificate)
+        assert request_headers([*HOST, *CLAIMS], facts) == [*HOST, *told]
+        # Nor can a client have them taken away, by calling them its hop's.
+        listed = (b"Connection", b"close, X-SSL-Client-Verify, X-SSL-Client-Subject")
+        assert request_headers([*HOST, listed], facts) == [*HOST, *told]
+        # Its route has the last word.
+        edits = Edits.of(HeaderRules(set={"X-SSL-Client-Verify": "x"}))
+        facts.heads = attrs.evolve(heads, request=edits)
+        assert (b"X-SSL-Client-Verify", b"x") in request_headers([*HOST, *CLAIMS], facts)
+
+
+def test_of_certificates_nothing_is_told_or_dropped_by_default() -> None:
+    plain = [pair for pair in CLAIMS if b"_" not in pair[0]]
+    shown = ClientCertificate.of(b"der", ((("commonName", "Ada"),),), "1")
+    facts = attrs.evolve(FACTS, heads=Heads(x_forwarded=False, request_id=False), certificate=shown)
+    assert request_headers([*HOST, *plain], facts) == [*HOST, *plain]
+
+
+def test_of_certificates_no_trailer_tells() -> None:
+    assert trailers_to_send([*CLAIMS, (b"X-End", b"1")]) == [(b"X-End", b"1")]
 
 
 def test_tokens_are_lower_case_and_in_order() -> None:
