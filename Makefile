@@ -8,7 +8,7 @@ E2E := tests/e2e
 demo: .venv/.ready  ## the main job as a story: a cluster, a client, a node that dies
 	$(BIN)/tidegate demo
 
-test: .venv/.ready-dev $(E2E)/node_modules/.ready  ## all tests, the real deepstream among them
+test: .venv/.ready-dev .venv-sslyze/.ready $(E2E)/node_modules/.ready  ## all tests, the real deepstream among them
 	$(BIN)/pytest -q
 
 lint: .venv/.ready-dev
@@ -30,7 +30,7 @@ format: .venv/.ready-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(E2E)/node_modules bench/build bench/.venv-*
+	rm -rf .venv .venv-sslyze $(E2E)/node_modules bench/build bench/.venv-*
 
 .venv/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -44,6 +44,12 @@ clean:
 
 .venv/.ready-bench: .venv/.ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --group bench
+	touch $@
+
+.venv-sslyze/.ready: pyproject.toml
+	test -x .venv-sslyze/bin/python || $(PYTHON) -m venv .venv-sslyze
+	.venv-sslyze/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	.venv-sslyze/bin/pip install --quiet --disable-pip-version-check --group sslyze
 	touch $@
 
 # Without npm the tests that drive the real deepstream are skipped (and fail where CI is set).

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .flood import flooding
 from .peers import Peer, Place
 from .procs import Cpu, cpu_of, pss_of, running, tree
 from .wakeup import wakeup_time
@@ -166,6 +167,8 @@ def run_turn(bench: Bench, scenario: Scenario, peer: Peer, found: list[str]) -> 
     with _node(bench) as node, _proxy(bench, peer, found, node.port) as proxy:
         if scenario.sessions:
             return _measure_memory(bench, scenario, proxy)
+        if scenario.flood:
+            return _measure_flood(bench, scenario, node, proxy)
         return _measure_cpu(bench, scenario, node, proxy)
 
 
@@ -209,6 +212,18 @@ def _sample(scenario: Scenario, result: dict[str, Any], used: Cpu, load: Cpu) ->
         load=load.total / seconds,
         latency=result["latency_us"],
     )
+
+
+def _measure_flood(bench: Bench, scenario: Scenario, node: Service, proxy: Service) -> Sample:
+    """Compare the sessions' latency beside a flood with that without; `rate` is the flood's."""
+    quiet = _measure_cpu(bench, scenario, node, proxy)
+    # From before the sessions are opened until after they are closed.
+    seconds = bench.warmup + bench.seconds + 1
+    with flooding(bench, proxy.port, scenario.flood, seconds) as flood:
+        flooded = _measure_cpu(bench, scenario, node, proxy)
+        rate = flood.rate()
+    cost = flooded.latency["p99"] / quiet.latency["p99"]
+    return attrs.evolve(flooded, cost=cost, user=0.0, rate=rate)
 
 
 def _measure_memory(bench: Bench, scenario: Scenario, proxy: Service) -> Sample:

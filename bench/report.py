@@ -99,12 +99,23 @@ def _row(outcome: Outcome, peer: str) -> list[str]:
 
 
 def _goal_line(outcome: Outcome, goal: Goal) -> str | None:
+    if not goal.peer:
+        return _absolute_goal_line(outcome, goal)
     ratio = outcome.ratio(goal.ours, goal.peer, goal.figure)
     if ratio is None:
         return None
     verdict = "met" if ratio.median <= goal.ratio else "missed"
     what = "p99 latency" if goal.figure == "p99" else "cost"
     return f"  goal {verdict}: {what} {ratio.median:.2f} x {goal.peer}, wanted {goal.ratio:.2f}"
+
+
+def _absolute_goal_line(outcome: Outcome, goal: Goal) -> str | None:
+    if goal.ours not in outcome.samples:
+        return None
+    figure = outcome.spread(goal.ours, goal.figure)
+    verdict = "met" if figure.median <= goal.ratio else "missed"
+    unit = outcome.scenario.unit
+    return f"  goal {verdict}: {figure.median:.2f} {unit}, wanted {goal.ratio:.2f}"
 
 
 def _alone_line(outcome: Outcome) -> str:

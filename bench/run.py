@@ -129,7 +129,9 @@ def _bench(arguments: argparse.Namespace) -> Iterator[Bench]:
 
 
 def _alone(bench: Bench, scenario: Scenario) -> Sample | None:
-    return None if scenario.sessions or scenario.of_curve else run_alone(bench, scenario)
+    if scenario.sessions or scenario.of_curve or scenario.flood:
+        return None
+    return run_alone(bench, scenario)
 
 
 def _run_scenario(

@@ -18,7 +18,7 @@ Figure = Literal["cost", "p99"]
 
 @attrs.frozen
 class Goal:
-    """Tidegate's figure is to be at most `ratio` times that of `peer`."""
+    """Tidegate's figure is to be at most `ratio` times that of `peer`; of "": `ratio` itself."""
 
     ratio: float
     peer: str = "nginx"
@@ -33,10 +33,11 @@ class Scenario:
     name: str
     title: str
     drive: str  # the generator's mode and options
-    unit: Literal["µs/message", "µs/request", "ms/session", "KiB/session", "µs/leg"]
+    unit: Literal["µs/message", "µs/request", "ms/session", "KiB/session", "µs/leg", "x quiet p99"]
     relayed: int = 0  # relayed messages per message that the generator counted
     sessions: int = 0  # what an idle figure is divided by
     goals: tuple[Goal, ...] = ()
+    flood: int = 0  # so many clients shake hands all the time, beside what is driven
     ready_legs: int = 0  # not another process is measured, but the splicer's wake-up in this one
     of_curve: bool = False  # a point of a curve: without the load alone
     also: tuple[str, ...] = ()  # variants that are measured too
@@ -218,6 +219,15 @@ SCENARIOS = (
         unit="ms/session",
         just=_TCP,
         base="nginx-stream",
+    ),
+    Scenario(
+        name="flood",
+        title="p99 of 2000 echoes/s over 200 sessions: beside a flood of handshakes, and without",
+        drive="open --sessions 200 --size 128 --rate 2000",
+        unit="x quiet p99",
+        flood=200,
+        goals=(Goal(3.0, ""),),
+        without=("websockets",),
     ),
     Scenario(
         name="burst",

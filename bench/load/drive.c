@@ -19,8 +19,9 @@
 enum { EVENTS = 256, OPENING_MAX = 64 };
 static const uint64_t SECOND = 1000000000;
 
-enum mode { CLOSED_LOOP, OPEN_LOOP, PUSH, CONNECT, IDLE, GET, POST };
-static const char *const mode_names[] = {"echo", "open", "push", "connect", "idle", "get", "post"};
+enum mode { CLOSED_LOOP, OPEN_LOOP, PUSH, CONNECT, IDLE, GET, POST, SHAKE };
+static const char *const mode_names[] = {"echo", "open", "push", "connect", "idle", "get", "post",
+                                         "shake"};
 
 static struct {
     enum mode mode;
@@ -58,7 +59,9 @@ static void send_message(struct session *s, uint32_t kind, uint64_t stamp) {
 }
 
 static void start_more(void) {
-    while (started < option.sessions && started - opened < OPENING_MAX) {
+    /* Of a flood as many are under way as there are. */
+    while (started < option.sessions &&
+           (option.mode == SHAKE || started - opened < OPENING_MAX)) {
         session_start(&sessions[started], started);
         started++;
     }
@@ -66,6 +69,10 @@ static void start_more(void) {
 
 static void on_opened(struct session *s) {
     opened++;
+    if (option.mode == SHAKE && measuring) {
+        measured++;
+        latency_add(now_ns() - s->started_ns);
+    }
     if (option.mode == CONNECT || option.mode == IDLE)
         send_message(s, KIND_ECHO, s->started_ns);
     if (opening)
@@ -73,7 +80,7 @@ static void on_opened(struct session *s) {
 }
 
 static void on_closed(struct session *s) {
-    if (option.mode == CONNECT && sending)
+    if ((option.mode == CONNECT || option.mode == SHAKE) && sending)
         session_start(s, s->id + option.sessions);
     else
         closed++;
@@ -229,7 +236,8 @@ static void settle(void) {
         send_on_all(KIND_STOP, 0, 1);
     if (!run_until(all_settled, patience()))
         fail("%lu messages were lost", outstanding);
-    for (uint32_t i = 0; i < option.sessions && option.mode != CONNECT; i++) {
+    for (uint32_t i = 0; i < option.sessions && option.mode != CONNECT && option.mode != SHAKE;
+         i++) {
         session_put_close(&sessions[i]);
         session_flush(&sessions[i]);
     }
@@ -249,7 +257,7 @@ static enum mode mode_named(const char *name) {
     for (size_t i = 0; i < sizeof mode_names / sizeof *mode_names; i++)
         if (strcmp(name, mode_names[i]) == 0)
             return (enum mode)i;
-    fail("no mode %s: echo, open, push, connect, idle, get or post", name);
+    fail("no mode %s: echo, open, push, connect, idle, get, post or shake", name);
 }
 
 static void parse(int argc, char **argv) {
@@ -281,6 +289,7 @@ static void parse(int argc, char **argv) {
         fail("usage: load drive MODE --port N [--plain] [--resume] [--sessions N] [--size BYTES] "
              "[--depth N] [--rate PER_SECOND] [--warmup S] [--seconds S] [--patience S]");
     option.mode = mode_named(argv[optind]);
+    option.target.silent = option.mode == SHAKE;
     if (option.mode == GET || option.mode == POST)
         option.target.method = option.mode == GET ? "GET" : "POST";
     if (option.target.port == 0 || option.sessions == 0 || option.depth == 0 || option.rate <= 0 ||

@@ -275,6 +275,11 @@ static void ask_upgrade(struct session *s) {
 
 /* The connection stands: the first thing to be said on it. */
 static void begin_talk(struct session *s) {
+    if (target.silent) {
+        story.opened(s);
+        finish(s);
+        return;
+    }
     if (!target.method) {
         ask_upgrade(s);
         return;

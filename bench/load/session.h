@@ -27,6 +27,7 @@ struct story {
 struct target {
     uint16_t port;
     bool plain, resume;
+    bool silent; /* hangs up as soon as it is connected */
     const char *path;
     const char *method; /* of HTTP requests in place of a WebSocket; NULL: none */
 };

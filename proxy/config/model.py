@@ -106,6 +106,12 @@ class Limits:
     # Open connections from clients; each session needs two file descriptors, so the process's
     # limit may lower it.  nginx 512 per worker, HAProxy: from the file limit
     connections: int = count(10_000)
+    # TLS handshakes of clients which are not finished, some 50 KiB each; of more the oldest one is
+    # given up.  HAProxy's maxsslconn: none, nginx: as all connections
+    handshakes: int = count(1000)
+    # Steps of handshakes between two looks at all else, 0.3 ms each with an ECDSA key, 0.4 with RSA
+    # 2048, 3 with RSA 4096: the less, the less sessions are kept waiting
+    handshake_steps: int = count(2, high=1000)
     # Connections beyond that limit which are told so (503) at a time; the rest are just closed
     shedding: int = count(100, low=0)
     # Request line and headers.  nginx 4 x 8 KiB, HAProxy 16 KiB, Node.js 16 KiB

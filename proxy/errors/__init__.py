@@ -16,11 +16,12 @@ RFC 9209 section 2.3 that stands in `Proxy-Status`, in the access record and in 
           |    +-- TargetTooLong          414
           |    +-- HeadTooLarge           431
           |    +-- TooManyHops            400
+          |    +-- PlainHttp              400  in the clear, on a port that speaks TLS
           |    +-- NotImplementedCoding   501
           |    +-- VersionNotSupported    505
           +-- BadUpgrade        400       a WebSocket handshake that breaks RFC 6455
           |    +-- WrongVersion           426
-          +-- BadClientHello    400       TLS that cannot be read, of a client to be passed on
+          +-- BadClientHello    400       TLS that cannot be read; over TCP, an alert
           +-- OriginDenied      403
           +-- AddressDenied     403
           +-- Denied            403       by a hook, which has made the answer
@@ -79,6 +80,7 @@ from .refusals import (
     NotImplementedCoding,
     NotNow,
     OriginDenied,
+    PlainHttp,
     RequestTimeout,
     RouteAnswer,
     RouteFull,
@@ -123,6 +125,7 @@ __all__ = [
     "NotNow",
     "NotRunning",
     "OriginDenied",
+    "PlainHttp",
     "Refusal",
     "RequestTimeout",
     "ResponseTimeout",

@@ -66,13 +66,30 @@ class WrongVersion(BadUpgrade):
         super().__init__(headers=[(b"Sec-WebSocket-Version", b"13")])
 
 
+class PlainHttp(BadRequest):
+    """A request in the clear on a port that speaks TLS; `received` is what has come of it."""
+
+    summary = "This port speaks TLS: use https:// or wss://."
+
+    def __init__(self, received: bytes = b"") -> None:
+        super().__init__()
+        self.received = received
+
+
 class BadClientHello(Refusal):
-    """The first message of a TLS client breaks RFC 8446, or is too long or too late to be read."""
+    """The first message of a TLS client breaks RFC 8446, or is too long or too late to be read.
+
+    `alert` is what TLS says of it (RFC 8446 section 6.2); 50: it cannot be decoded.
+    """
 
     status = 400
     token = "tls_protocol_error"
     closes = True
     summary = "The ClientHello is malformed."
+
+    def __init__(self, detail: str = "", *, alert: int = 50) -> None:
+        super().__init__(detail)
+        self.alert = alert
 
 
 class OriginDenied(Refusal):

@@ -39,13 +39,14 @@ EARLY_BYTES = 64 * 1024
 
 
 class ClientHttp(Http1):
-    """A client's connection, one request after the other.
+    """A client's connection, one request after the other; `received` is what has come already.
 
     Every method raises `ClientGone` if it turns out to be broken.
     """
 
-    def __init__(self, stream: trio.abc.Stream, limits: HeadLimits) -> None:
+    def __init__(self, stream: trio.abc.Stream, limits: HeadLimits, received: bytes = b"") -> None:
         super().__init__(stream)
+        self._buffer = received
         self._limits = limits
         self._reset()
 

@@ -48,4 +48,6 @@ def why_failed(exc: BaseException) -> str:
         return f"The client's certificate was not accepted: {exc.verify_message}."
     if isinstance(exc, ssl.SSLError) and exc.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return "The client has shown no certificate."
-    return f"The TLS handshake failed: {exc}."
+    # OpenSSL's words without Python's, which are about its source.
+    reason = (exc.reason or "").lower().replace("_", " ") if isinstance(exc, ssl.SSLError) else ""
+    return f"The TLS handshake failed: {reason or str(exc).removesuffix('.')}."

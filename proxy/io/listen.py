@@ -21,6 +21,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import Listener
 
+from .handshakes import Turnstile
 from .server_tls import ServerTls
 from .transport import SocketTransport, set_options, take
 
@@ -72,11 +73,19 @@ class TransportListener(trio.abc.Listener[SocketTransport]):
                 set_options(sock)
                 return SocketTransport(sock)
 
-    async def serve(self, start: Callable[[SocketTransport], object]) -> NoReturn:
-        """Give every connection to `start` until cancelled, then close."""
+    async def serve(
+        self, start: Callable[[SocketTransport], object], turnstile: Turnstile
+    ) -> NoReturn:
+        """Give every connection to `start` until cancelled, then close.
+
+        As long as handshakes wait at the `turnstile`, it waits there too before it brings another.
+        """
         full = False
         async with self:
             while True:
+                if self.tls is not None and turnstile.crowded:
+                    async with turnstile:
+                        pass
                 try:
                     transport = await self.accept()
                 except OSError as exc:

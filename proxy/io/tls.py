@@ -13,11 +13,12 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Final
 
 import trio
 
+from .handshakes import Turnstile
 from .transport import BUFFER, CHUNK, Bytes, SocketTransport, translated
 
 #: How much a TLS peer may make us say that no application has sent.
@@ -83,19 +84,21 @@ class TlsTransport(SocketTransport):
     def pending(self) -> bool:
         return self._more
 
-    async def do_handshake(self) -> None:
-        """Shake hands.
+    async def do_handshake(self, turnstile: Turnstile | None = None) -> None:
+        """Shake hands, each step of it in a turn of its own if there is a `turnstile`.
 
         Raises:
             trio.BrokenResourceError: the peer hung up or is no TLS peer; the cause says which.
         """
         # A server has nothing to say before it has heard something.
         wants_more = self.tls.server_side and not self._incoming.pending
+        turn = turnstile or nullcontext()
         while True:
             if wants_more and not await self._receive_ciphertext():
                 raise trio.BrokenResourceError("closed during the TLS handshake")
             try:
-                self.tls.do_handshake()
+                async with turn:
+                    self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._send_ciphertext()
                 wants_more = True

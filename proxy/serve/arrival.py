@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
-from proxy.errors import BadClientHello, BadProxyHeader
+from proxy.errors import BadClientHello, BadProxyHeader, PlainHttp
 from proxy.io.client_tls import tls_facts, why_failed
+from proxy.io.handshakes import Handshakes, Turnstile
 from proxy.io.server_tls import ServerTls
 from proxy.io.tls import TlsTransport
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
+from proxy.wire.alert import Alert, alert_record
 from proxy.wire.client_hello import ClientHello
+from proxy.wire.plaintext import begins_as_http, name_protocol
 from proxy.wire.proxy_protocol import MAX_HEADER, Source, own_tlvs, read
 
 #: The client of a connection that was reset before it could be asked for its address.
 GONE = "gone:0"
-#: A fatal alert, in a record by itself (RFC 8446 sections 5.1 and 6.2).
-_UNRECOGNIZED_NAME: Final = bytes((21, 3, 3, 0, 2, 2, 112))
+_TOO_MANY: Final = "The TLS handshake was given up: too many others were unfinished."
 
 
 async def read_source(
@@ -119,42 +122,69 @@ def _ends(stream: trio.abc.Stream, client: str) -> tuple[Address, Address] | Non
 
 
 async def shake_hands(
-    stream: SocketTransport, tls: ServerTls, record: Record, deadline: float
+    stream: SocketTransport,
+    tls: ServerTls,
+    record: Record,
+    deadline: float,
+    handshakes: Handshakes,
 ) -> TlsTransport | None:
     """Shake hands as TLS's server; None: it failed, or was not complete in time.
 
     That is `deadline`, and what the listener allows TLS at most.
 
     The record is told how long it took, or why it failed.
+
+    Raises:
+        PlainHttp: the client speaks HTTP in the clear; nothing was sent to it.
     """
     started = trio.current_time()
+    deadline = min(deadline, started + tls.handshake_timeout)
+    scope = trio.CancelScope(deadline=deadline)
     try:
-        with trio.move_on_at(min(deadline, started + tls.handshake_timeout)):
-            transport = await _shake_hands(stream, tls)
+        with handshakes.counted(scope), scope:
+            transport = await _shake_hands(stream, tls, handshakes.turnstile)
             record.tls_time = trio.current_time() - started
             return transport
-    except (trio.BrokenResourceError, BadClientHello) as exc:
+    except BadClientHello as exc:
+        record.token, record.detail = exc.token, why_failed(exc)
+        with suppress(OSError):
+            stream.send(alert_record(exc.alert))
+    except trio.BrokenResourceError as exc:
         record.detail = why_failed(exc.__cause__ or exc)
     else:
-        record.detail = "The TLS handshake was not complete in time."
+        in_time = trio.current_time() < deadline
+        record.detail = _TOO_MANY if in_time else "The TLS handshake was not complete in time."
+        # Who has had its time, or holds a place that others need, is not waited for.
+        stream.part()
     return None
 
 
-async def _shake_hands(stream: SocketTransport, tls: ServerTls) -> TlsTransport:
+async def _shake_hands(
+    stream: SocketTransport, tls: ServerTls, turnstile: Turnstile
+) -> TlsTransport:
     """Choose what a client is shown by the name that it asks for, and shake hands.
 
     The name is read here, not by OpenSSL: of one that is not ASCII, Python's `sni_callback` prints
     a traceback, which nobody should be able to fill a log with.
     """
     hello = await read_hello(stream)
+    if not hello.tls:
+        raise _not_tls(hello.received)
     context = tls.choose(hello.name)
     if context is None:
-        stream.send(_UNRECOGNIZED_NAME)
-        raise BadClientHello("No certificate is for the name that it asks for.")
+        reason = "No certificate is for the name that it asks for."
+        raise BadClientHello(reason, alert=Alert.UNRECOGNIZED_NAME)
     transport = TlsTransport(stream.sock, context, received=hello.received)
     transport.asked_name = hello.name
-    await transport.do_handshake()
+    await transport.do_handshake(turnstile)
     return transport
+
+
+def _not_tls(received: bytearray) -> PlainHttp | BadClientHello:
+    if begins_as_http(received):
+        return PlainHttp(bytes(received))
+    reason = f"It begins with {name_protocol(received)}."
+    return BadClientHello(reason, alert=Alert.PROTOCOL_VERSION)
 
 
 async def read_hello(stream: trio.abc.Stream) -> ClientHello:

@@ -2,7 +2,7 @@
 
 This is the whole story; each step of it lives elsewhere, those of one request in `exchange`:
 
-    whom it is for, TLS     serve.arrival             under one deadline
+    whom it is for, TLS     serve.arrival             under one deadline; 400 for HTTP without
     request head            io.client_http            with this
     who it is               wire.clients              502 here if it is the proxy itself
     route                   serve.routes              else 404, 405 here, never at a node
@@ -27,9 +27,7 @@ import attrs
 import trio
 
 from proxy.config.model import Listener
-from proxy.errors import (
-    ClientGone,
-)
+from proxy.errors import ClientGone, PlainHttp
 from proxy.io.client_http import ClientHttp
 from proxy.io.client_tls import client_certificate
 from proxy.io.server_tls import ServerTls
@@ -70,6 +68,8 @@ class Connection:
     surplus: bool = False
     #: What its PROXY header has said.
     source: Source | None = None
+    #: It speaks HTTP where TLS is spoken: that is all it is told.
+    plain: PlainHttp | None = attrs.field(default=None, init=False)
     _peer: Peer | None = attrs.field(default=None, init=False)
 
     @property
@@ -80,6 +80,8 @@ class Connection:
     @property
     def scheme(self) -> str:
         """What the client speaks, be it to us or to whom we have it from."""
+        if self.plain is not None:
+            return "http"
         return "https" if self.source and self.source.over_tls else self.listener.scheme
 
     async def run(self) -> None:
@@ -109,7 +111,8 @@ class Connection:
             if record.detail:
                 self.service.on_record(record)
             return None
-        http = ClientHttp(self.stream, self.service.head_limits)
+        early = self.plain.received if self.plain is not None else b""
+        http = ClientHttp(self.stream, self.service.head_limits, early)
         exchange: Exchange | None = Exchange(self, http, record, first=True)
         while exchange is not None:
             established = await exchange.run(deadline)
@@ -149,7 +152,12 @@ class Connection:
             record.client = self.client
         if self.tls is not None:
             assert isinstance(self.stream, SocketTransport)
-            transport = await shake_hands(self.stream, self.tls, record, deadline)
+            handshakes = self.service.handshakes
+            try:
+                transport = await shake_hands(self.stream, self.tls, record, deadline, handshakes)
+            except PlainHttp as plain:
+                self.plain = plain
+                return True
             if transport is None:
                 return False
             self.stream = transport

@@ -237,6 +237,8 @@ class Exchange:
             Refusal: how it is answered here.
         """
         service, record = self._service, self._record
+        if self._connection.plain is not None:
+            raise self._connection.plain
         facts = self._facts = self._meet(request)
         service.clients.check_hops(request)
         if service.draining:

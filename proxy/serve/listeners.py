@@ -18,6 +18,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.checks import is_numeric
 from proxy.config.model import Listener
+from proxy.io.handshakes import Turnstile
 from proxy.io.listen import TransportListener, open_listeners
 from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
@@ -49,11 +50,11 @@ class _Gate:
     sockets: list[TransportListener]
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
-    async def accept(self, take: Take) -> None:
+    async def accept(self, take: Take, turnstile: Turnstile) -> None:
         with self.scope:
             async with trio.open_nursery() as nursery:
                 for socket in self.sockets:
-                    nursery.start_soon(socket.serve, partial(take, socket))
+                    nursery.start_soon(socket.serve, partial(take, socket), turnstile)
 
     def close(self) -> None:
         self.scope.cancel()
@@ -62,9 +63,10 @@ class _Gate:
 
 
 class Listeners:
-    """All listeners, in the order of the configuration."""
+    """All listeners, in the order of the configuration; `turnstile` is that of their handshakes."""
 
-    def __init__(self) -> None:
+    def __init__(self, turnstile: Turnstile) -> None:
+        self._turnstile = turnstile
         self._gates: dict[Key, _Gate] = {}
         self._accepting: trio.Nursery | None = None
         self._take: Take = lambda *_: None
@@ -132,7 +134,7 @@ class Listeners:
 
     def _begin(self, gate: _Gate) -> _Gate:
         if self._accepting is not None:
-            self._accepting.start_soon(gate.accept, self._take)
+            self._accepting.start_soon(gate.accept, self._take, self._turnstile)
         return gate
 
     def close(self) -> None:

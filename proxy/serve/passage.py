@@ -82,6 +82,8 @@ class Passage(Connection):
         deadline = started + self.service.config.timeouts.handshake
         if not await self._arrive(record, deadline):
             return None
+        if self.plain is not None:
+            raise self.plain
         if (shown := self.peer().certificate) is not None:
             record.client_subject = shown.subject
         early = b""

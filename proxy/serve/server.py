@@ -55,7 +55,7 @@ class Server:
         #: Set when nothing is left: no listener, no connection.
         self.stopped = trio.Event()
         self._stop = trio.Event()
-        self._listeners = Listeners()
+        self._listeners = Listeners(self.service.handshakes.turnstile)
         self._keepers = Keepers(self.service)
         self._renewal = Renewal(self.service)
         self._reloader = Reloader(self.service, self._listeners, self._keepers)

@@ -19,6 +19,7 @@ from proxy.config.model import Config
 from proxy.config.route import Route
 from proxy.io.contexts import Contexts, make_contexts
 from proxy.io.dial import dial
+from proxy.io.handshakes import Handshakes
 from proxy.io.kept import Kept
 from proxy.io.messages import MessageRelay
 from proxy.io.node_security import NodeSecurity
@@ -100,6 +101,7 @@ class Service:
         self._securities: WeakKeyDictionary[Node, NodeSecurity] = WeakKeyDictionary()
         check_hooks(self.hooks, config.routes)
         contexts = make_contexts(config)
+        self.handshakes = Handshakes(config.limits.handshakes, config.limits.handshake_steps)
         self._go_by(config, contexts, self.new_upstreams(config, contexts))
         self.sessions: set[Session] = set()
         #: Of the sessions that were, how many ended how.
@@ -122,6 +124,8 @@ class Service:
 
     def _go_by(self, config: Config, contexts: Contexts, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
+        self.handshakes.most = config.limits.handshakes
+        self.handshakes.turnstile.width = config.limits.handshake_steps
         self.contexts = contexts
         self.clients = Clients(config, self._instance)
         self.routes = Routes(config.routes, labels(config.listeners))

@@ -15,6 +15,8 @@ from typing import Final
 
 from proxy.errors import BadClientHello
 
+from .alert import Alert
+
 #: What is taken of a client before its ClientHello has to be whole, records' headers included.
 #: Browsers send some 2 KiB with a post-quantum key share; HAProxy's buffer is 16 KiB, as nginx's
 #: preread_buffer_size.
@@ -68,7 +70,7 @@ class ClientHello:
                 self.done = True
                 return
         if not self.room:
-            raise BadClientHello(f"The ClientHello is longer than {MAX_HELLO} bytes.")
+            raise _too_long()
 
     def _begins_as_tls(self) -> bool:
         begin = self.received[:2]
@@ -84,8 +86,12 @@ class ClientHello:
         if len(head) < _RECORD_HEAD:
             return False
         size = int.from_bytes(head[3:], "big")
-        if head[:2] != bytes((_HANDSHAKE, _MAJOR_VERSION)) or not 0 < size <= _MAX_RECORD:
-            raise BadClientHello("Within the ClientHello is a record of something else.")
+        if head[:2] != bytes((_HANDSHAKE, _MAJOR_VERSION)) or not size:
+            reason = "Within the ClientHello is a record of something else."
+            raise BadClientHello(reason, alert=Alert.UNEXPECTED_MESSAGE)
+        if size > _MAX_RECORD:
+            reason = "A record of the ClientHello is too long."
+            raise BadClientHello(reason, alert=Alert.RECORD_OVERFLOW)
         begin = self._next + _RECORD_HEAD
         if len(self.received) < begin + size:
             return False
@@ -97,16 +103,22 @@ class ClientHello:
         """Read the message; return False if it is not whole yet."""
         message = self._message
         if message[0] != _CLIENT_HELLO:
-            raise BadClientHello("The TLS handshake begins with another message.")
+            reason = "The TLS handshake begins with another message."
+            raise BadClientHello(reason, alert=Alert.UNEXPECTED_MESSAGE)
         if len(message) < _MESSAGE_HEAD:
             return False
         size = int.from_bytes(message[1:_MESSAGE_HEAD], "big")
         if size > MAX_HELLO:
-            raise BadClientHello(f"The ClientHello is longer than {MAX_HELLO} bytes.")
+            raise _too_long()
         if len(message) < _MESSAGE_HEAD + size:
             return False
         self.name = _server_name(_Reader(bytes(message[_MESSAGE_HEAD : _MESSAGE_HEAD + size])))
         return True
+
+
+def _too_long() -> BadClientHello:
+    reason = f"The ClientHello is longer than {MAX_HELLO} bytes."
+    return BadClientHello(reason, alert=Alert.ILLEGAL_PARAMETER)
 
 
 class _Reader:
@@ -151,7 +163,8 @@ def _server_name(hello: _Reader) -> str:
         if kind == _SERVER_NAME:
             names.append(content)
     if len(names) > 1:
-        raise BadClientHello("The ClientHello has two lists of names.")
+        reason = "The ClientHello has two lists of names."
+        raise BadClientHello(reason, alert=Alert.ILLEGAL_PARAMETER)
     return _host_name(_Reader(names[0])) if names else ""
 
 
@@ -168,5 +181,6 @@ def _host_name(extension: _Reader) -> str:
         raise BadClientHello("The ClientHello asks for several names, or for none.")
     name = found[0].removesuffix(b".")
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
-        raise BadClientHello("The ClientHello asks for a name that is none.")
+        reason = "The ClientHello asks for a name that is none."
+        raise BadClientHello(reason, alert=Alert.UNRECOGNIZED_NAME)
     return name.decode("ascii").lower()

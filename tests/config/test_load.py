@@ -277,6 +277,8 @@ FULL: dict[str, Any] = {
     "limits": {
         "connections": 10,
         "shedding": 0,
+        "handshakes": 77,
+        "handshake_steps": 3,
         "head_bytes": 4096,
         "target_bytes": 1024,
         "headers": 50,
@@ -559,6 +561,8 @@ def test_full(folder: Path) -> None:
         limits=Limits(
             connections=10,
             shedding=0,
+            handshakes=77,
+            handshake_steps=3,
             head_bytes=4096,
             target_bytes=1024,
             headers=50,

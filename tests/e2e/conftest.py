@@ -11,6 +11,9 @@ import pytest
 from .balancers import NGINX_STREAM
 from .harness import Certificate, make_certificate
 
+ROOT = Path(__file__).parent.parent.parent
+#: In an environment of its own, since it holds back what the proxy's tests use.
+SSLYZE = ROOT / ".venv-sslyze" / "bin" / "sslyze"
 MODULES = Path(__file__).parent / "node_modules" / "@deepstream"
 
 
@@ -53,6 +56,29 @@ def nginx() -> None:
     path = f"{os.environ['PATH']}:/usr/sbin"
     require(shutil.which("nginx", path=path), "nginx is not installed")
     require(NGINX_STREAM.exists(), "nginx's module for streams is not installed")
+
+
+@pytest.fixture(scope="session")
+def sslyze() -> None:
+    """The scanner of TLS configurations."""
+    require(SSLYZE.exists(), "sslyze is not installed: run make .venv-sslyze/.ready")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> None:
+    """A browser without a window."""
+    require(shutil.which("chromium"), "chromium is not installed")
+
+
+@pytest.fixture(scope="session")
+def curl() -> None:
+    require(shutil.which("curl"), "curl is not installed")
+
+
+@pytest.fixture(scope="session")
+def openssl() -> None:
+    """OpenSSL's command."""
+    require(shutil.which("openssl"), "openssl is not installed")
 
 
 @pytest.fixture(scope="session")

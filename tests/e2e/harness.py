@@ -46,7 +46,10 @@ class CallError(Exception):
 
 @attrs.frozen
 class Certificate:
-    """The files of a CA made for one test run, and of a certificate for this machine."""
+    """The files of a CA made for one test run, and of a certificate for this machine.
+
+    An intermediate CA is between them: only who is shown the whole chain comes to trust it.
+    """
 
     ca_file: str
     cert_file: str
@@ -55,7 +58,7 @@ class Certificate:
 
 def make_certificate(folder: Path) -> Certificate:
     ca = trustme.CA()
-    issued = ca.issue_cert("localhost", "127.0.0.1")
+    issued = ca.create_child_ca().issue_cert("localhost", "127.0.0.1")
     ca.cert_pem.write_to_path(folder / "ca.pem")
     issued.private_key_pem.write_to_path(folder / "key.pem")
     chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)

@@ -16,6 +16,7 @@ import trio
 
 from proxy.config.address import Address
 from proxy.config.model import Listener
+from proxy.io.handshakes import Turnstile
 from proxy.io.listen import open_listeners
 from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
@@ -86,6 +87,47 @@ async def test_ordinary_file_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("secure", [True, False])
+async def test_who_accepts_waits_behind_handshakes(secure: bool) -> None:
+    """With TLS there would be yet another one; without, nobody has to wait for those of others."""
+    (listener,) = await open_listeners(Listener(bind=Address.parse("127.0.0.1:0")))
+    if secure:
+        listener.tls = ServerTls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    target = (listener.address.host, listener.address.port)
+    turnstile, log = Turnstile(1), list[str]()
+
+    def accepted(transport: SocketTransport) -> None:
+        log.append("accepted")
+        transport.close()
+
+    async def shake_hands() -> None:
+        async with turnstile:
+            log.append("handshake")
+
+    with (
+        trio.fail_after(LIMIT),
+        socket.create_connection(target),
+        socket.create_connection(target),
+    ):
+        async with trio.open_nursery() as nursery:
+            async with turnstile:
+                for _ in range(3):
+                    nursery.start_soon(shake_hands)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(listener.serve, accepted, turnstile)
+                await trio.testing.wait_all_tasks_blocked()
+                while not secure and len(log) < 2:
+                    await trio.testing.wait_all_tasks_blocked()
+                waiting = [*log]
+            while len(log) < 5:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    assert waiting == ([] if secure else ["accepted"] * 2)
+    assert sorted(log) == ["accepted"] * 2 + ["handshake"] * 3
+    assert not secure or log[:3] == ["handshake"] * 3
+
+
 @pytest.fixture
 def few_files() -> Iterator[None]:
     """Leave room for a handful of descriptors."""
@@ -125,7 +167,7 @@ async def test_recovers_from_running_out_of_descriptors(
                     clients.append(socket.create_connection(target))
                 except OSError:
                     break
-            nursery.start_soon(listener.serve, serve)
+            nursery.start_soon(listener.serve, serve, Turnstile(1))
             await ran_out.wait()
             assert not all_served.is_set()
             for client in clients[: len(clients) // 2]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+import trustme
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.config.upstream import ProxyVersion
+from proxy.io.handshakes import Handshakes
 from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
 from proxy.observe.record import Record
@@ -49,7 +52,11 @@ async def test_a_client_shakes_hands(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             transport = await shake_hands(
-                ends[1], ServerTls(server_tls), record, trio.current_time() + LIMIT
+                ends[1],
+                ServerTls(server_tls),
+                record,
+                trio.current_time() + LIMIT,
+                Handshakes(1, 1),
             )
 
         assert transport is not None
@@ -59,9 +66,20 @@ async def test_a_client_shakes_hands(
         assert await client.receive_some() == b"hello"
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", "It hung up before its ClientHello was complete."),
+        (b"\0\1", "It begins with 0x0001."),
+        # Nothing that OpenSSL speaks: an empty list of ciphers.
+        (b"\x16\x03\x01\0\x2a\x01\0\0\x26\3\3" + bytes(36), "no ciphers specified."),
+    ],
+)
 async def test_what_is_no_handshake_is_told_to_the_record(
-    sent: bytes, ends: tuple[SocketTransport, SocketTransport], server_tls: ssl.SSLContext
+    sent: bytes,
+    reason: str,
+    ends: tuple[SocketTransport, SocketTransport],
+    server_tls: ssl.SSLContext,
 ) -> None:
     record = Record(id="1", client="c")
     if sent:
@@ -69,9 +87,12 @@ async def test_what_is_no_handshake_is_told_to_the_record(
     await ends[0].aclose()
 
     now = trio.current_time()
-    assert await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT) is None
+    assert (
+        await shake_hands(ends[1], ServerTls(server_tls), record, now + LIMIT, Handshakes(1, 1))
+        is None
+    )
     assert record.tls_time is None
-    assert record.detail.startswith("The TLS handshake failed: ")
+    assert record.detail == f"The TLS handshake failed: {reason}"
 
 
 @pytest.mark.parametrize(("overall", "of_tls"), [(0.01, LIMIT), (LIMIT, 0.01)])
@@ -85,8 +106,58 @@ async def test_a_handshake_has_its_time(
     tls = ServerTls(server_tls, handshake_timeout=of_tls)
 
     now = trio.current_time()
-    assert await shake_hands(ends[1], tls, record, now + overall) is None
+    handshakes = Handshakes(1, 1)
+    assert await shake_hands(ends[1], tls, record, now + overall, handshakes) is None
     assert record.detail == "The TLS handshake was not complete in time."
+
+
+class Turns(trio.abc.Instrument):
+    """Counts those of Trio's loop."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize("width", [1, 2])
+async def test_a_flood_leaves_everybody_their_turns(
+    width: int, client_tls: ssl.SSLContext, ca: trustme.CA, autojump_clock: MockClock
+) -> None:
+    """A hundred clients whose bytes are all there: just so many steps of them in each turn."""
+    turns, steps = Turns(), Counter[int]()
+
+    class Counting(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            steps[turns.count] += 1
+            super().do_handshake()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    context.sslobject_class = Counting
+    handshakes, done = Handshakes(100, width), list[bool]()
+
+    async def serve(stream: SocketTransport) -> None:
+        record = Record(id="1", client="c")
+        transport = await shake_hands(stream, ServerTls(context), record, LIMIT, handshakes)
+        done.append(transport is not None)
+
+    pairs = [socket_pair() for _ in range(100)]
+    async with trio.open_nursery() as nursery:
+        for near, _ in pairs:
+            client = trio.SSLStream(near, client_tls, server_hostname="localhost")
+            nursery.start_soon(client.do_handshake)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(turns)
+        for _, far in pairs:
+            nursery.start_soon(serve, far)
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+    assert done == [True] * 100
+    assert steps.total() == 200
+    assert max(steps.values()) == width
 
 
 LINE = b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 443\r\n"
@@ -226,7 +297,7 @@ async def test_what_a_node_is_told_of_tls(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             transport = await shake_hands(
-                far, ServerTls(server_tls), record, trio.current_time() + LIMIT
+                far, ServerTls(server_tls), record, trio.current_time() + LIMIT, Handshakes(1, 1)
             )
     assert transport is not None
     told = describe(transport, attrs.evolve(SOURCE, tlvs=((SSL, b"theirs"),)), "c:1", "id-1")

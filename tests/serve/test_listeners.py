@@ -17,6 +17,7 @@ import trio.testing
 
 from proxy.config.address import Address
 from proxy.config.model import Listener
+from proxy.io.handshakes import Turnstile
 from proxy.io.listen import TransportListener
 from proxy.io.server_tls import ServerTls
 from proxy.io.transport import SocketTransport
@@ -35,7 +36,7 @@ class Rig:
     """Listeners that tell each connection which of them it has come to."""
 
     def __init__(self) -> None:
-        self.listeners = Listeners()
+        self.listeners = Listeners(Turnstile(1))
 
     async def reload(self, *configs: Listener, tls: ServerTls | None = None) -> None:
         opened = await self.listeners.bind(configs)

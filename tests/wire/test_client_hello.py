@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadClientHello
+from proxy.wire.alert import Alert
 from proxy.wire.client_hello import MAX_HELLO, ClientHello
 
 NAME = "rt.example.org"
@@ -154,7 +155,7 @@ def test_of_one_byte_nothing_is_known() -> None:
     [
         (record(b"\x02\x28", kind=21, version=b"\x03\x01"), None),
         (record(b""), "Within the ClientHello is a record of something else."),
-        (record(bytes(2**14 + 1)), "Within the ClientHello is a record of something else."),
+        (record(bytes(2**14 + 1)), "A record of the ClientHello is too long."),
         (
             record(message(b"")[:5]) + record(bytes(9), kind=23),
             "Within the ClientHello is a record of something else.",
@@ -191,6 +192,49 @@ def test_malformed(data: bytes, reason: str | None) -> None:
             feed(data)
 
         assert caught.value.detail == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "alert"),
+    [
+        (record(b""), Alert.UNEXPECTED_MESSAGE),
+        (record(message(b"", kind=2)), Alert.UNEXPECTED_MESSAGE),
+        (record(bytes(2**14 + 1)), Alert.RECORD_OVERFLOW),
+        (record(b"\x01\0\xff\xff"), Alert.ILLEGAL_PARAMETER),
+        (hello(server_name(b"a") * 2), Alert.ILLEGAL_PARAMETER),
+        (hello(b"\0\0\0\x09"), Alert.DECODE_ERROR),
+        (hello(server_name()), Alert.DECODE_ERROR),
+        (hello(server_name(b"b\xc3\xbccher")), Alert.UNRECOGNIZED_NAME),
+    ],
+)
+def test_what_tls_says_of_it(data: bytes, alert: Alert) -> None:
+    with pytest.raises(BadClientHello) as caught:
+        whole(data)
+
+    assert caught.value.alert == alert
+
+
+GREASE = 0x0A0A
+
+
+@pytest.mark.parametrize("feed", [whole, bytewise])
+def test_a_hello_as_browsers_send_it(feed: Callable[..., ClientHello]) -> None:
+    """A post-quantum key share (X25519MLKEM768) of 1216 bytes, ECH, GREASE: more than a segment."""
+    share = GREASE.to_bytes(2, "big") + vector(2, b"\0")
+    share += (0x11EC).to_bytes(2, "big") + vector(2, bytes(1216))
+    share += (0x001D).to_bytes(2, "big") + vector(2, bytes(32))
+    encrypted = b"\0\0\x01\0\x01\x2a" + vector(2, bytes(32)) + vector(2, bytes(240))
+    data = hello(
+        extension(GREASE, b"")
+        + extension(51, vector(2, share))
+        + extension(0xFE0D, encrypted)
+        + server_name(NAME.encode())
+        + extension(GREASE, b"\0")
+    )
+
+    assert len(data) > 1460
+    one = feed(data)
+    assert (one.done, one.name) == (True, NAME)
 
 
 def test_it_has_to_be_whole_before_too_much_has_come() -> None:
