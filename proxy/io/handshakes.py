@@ -16,6 +16,10 @@ can see from within where a turn ends.  So when as many have passed as may, all 
 once, until a pause has shown that the turn must be another one.  Alone a handshake waits for
 nothing.
 
+The turn of the loop has other work as well, of the connections that come and go beside.  So that
+sessions need not wait for its end, the splicer moves after each step what has come meanwhile
+(`between`).
+
 What waits for its turn has to be little: each has a socket, buffers and a deadline that comes
 nearer.  So where there is a queue, who accepts waits in it as well (`io.listen`).  A flood is kept
 by the kernel, in the listener's backlog, where it costs next to nothing, and each handshake that
@@ -28,7 +32,7 @@ for long; one that holds its place with a byte now and then is the oldest before
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -38,11 +42,17 @@ import trio
 _PAUSE: Final = 0.005
 
 
+def _nothing() -> None:
+    pass
+
+
 class Turnstile:
     """Lets `width` tasks pass in a turn of Trio's loop: `async with` around what awaits nothing."""
 
     def __init__(self, width: int) -> None:
         self.width = width
+        #: Called after each: work that is shorter, and should not wait for a whole turn.
+        self.between: Callable[[], object] = _nothing
         self._inside = 0
         self._queue = trio.lowlevel.ParkingLot()
         #: How many more may pass at once, before the next pause.
@@ -70,6 +80,7 @@ class Turnstile:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def __aexit__(self, *_: object) -> None:
+        self.between()
         self._quiet_at = trio.current_time() + _PAUSE
         self._inside -= 1
         # They run in the next turn.  There may be room for several: the width is not for ever.

@@ -64,23 +64,28 @@ class Splicer:
 
     async def run(self) -> None:
         """Move bytes until cancelled; sessions that are still here then must be cancelled too."""
-        poll, legs = self._epoll.poll, self.legs
+        legs = self.legs
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self.left = _BATCH
-                # What has come meanwhile is taken along: a way through Trio costs several messages.
-                while self.left > 0 and (ready := poll(0, _AT_ONCE)):
-                    self.left -= len(ready)
-                    for fd, events in ready:
-                        # A leg may have gone since, with its session, in another leg's turn.
-                        if leg := legs.get(fd):
-                            leg.ready(events)
+                self.turn()
         finally:
             for leg in legs.values():
                 leg.events = 0
             legs.clear()
             self._epoll.close()
+
+    def turn(self) -> None:
+        """Move what has come.  Whoever has long work to do may call it in between."""
+        poll, legs = self._epoll.poll, self.legs
+        self.left = _BATCH
+        # What has come meanwhile is taken along: a way through Trio costs several messages.
+        while self.left > 0 and (ready := poll(0, _AT_ONCE)):
+            self.left -= len(ready)
+            for fd, events in ready:
+                # A leg may have gone since, with its session, in another leg's turn.
+                if leg := legs.get(fd):
+                    leg.ready(events)
 
     def watch(self, leg: Watched, events: int) -> None:
         """Ask for just these events of a leg; none takes it out."""

@@ -269,11 +269,14 @@ class Service:
         """
         if not hasattr(select, "epoll"):
             return
-        self.splicer = self.kept.splicer = Splicer()
+        turnstile = self.handshakes.turnstile
+        self.splicer = self.kept.splicer = splicer = Splicer()
+        nothing, turnstile.between = turnstile.between, splicer.turn
         try:
-            await self.splicer.run()
+            await splicer.run()
         finally:
             self.splicer = self.kept.splicer = None
+            turnstile.between = nothing
 
     def live(
         self, relay: Relay, record: Record, route: Route, upstream: Upstream, node: Node

@@ -137,6 +137,20 @@ async def test_a_step_that_fails_lets_the_next_one_in(autojump_clock: MockClock)
     assert not turnstile.crowded
 
 
+async def test_after_each_step_shorter_work_has_its_turn(autojump_clock: MockClock) -> None:
+    turnstile, done = Turnstile(3), list[str]()
+    turnstile.between = lambda: done.append("between")
+
+    async def shake_hands() -> None:
+        async with turnstile:
+            done.append("step")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(shake_hands)
+    assert done == ["step", "between"] * 10
+
+
 async def test_of_too_many_the_oldest_is_given_up(autojump_clock: MockClock) -> None:
     handshakes, given_up = Handshakes(3, 1), list[int]()
 

@@ -367,3 +367,16 @@ async def test_session_knows_its_place_in_the_configuration(autojump_clock: Cloc
         assert late.removed
         assert service.removed == {"nodes": upstream}
         assert service.security(upstream, node) is None
+
+
+async def test_the_splicer_has_a_turn_after_each_step_of_a_handshake() -> None:
+    async with open_world() as world:
+        turnstile = world.service.handshakes.turnstile
+        before = turnstile.between
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.service.run_splicer)
+            await trio.testing.wait_all_tasks_blocked()
+            assert world.service.splicer is not None
+            assert turnstile.between == world.service.splicer.turn
+            nursery.cancel_scope.cancel()
+        assert turnstile.between == before
