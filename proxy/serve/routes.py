@@ -27,8 +27,8 @@ Condition = Literal[
 ]
 
 
-#: How many different requests are remembered with their routes, and how long host and target
-#: together may be for that: some 500 KiB at most.
+#: How many different requests are remembered with their routes, and how long they may be for
+#: that: some 500 KiB at most.
 _REMEMBERED: Final = 1000
 _SHORT: Final = 200
 
@@ -70,9 +70,10 @@ class Routes:
         self._hosts = frozenset(route.host for route in routes if route.host)
         #: There are no more than the routes' listeners and hosts make: clients' are not kept.
         self._tables: dict[tuple[str | None, str | None], _Table] = {}
-        #: What was asked for before, and its route: most requests are like another one.
-        self._known: dict[tuple[str, str, str, str, bool], Route] = {}
-        self._by_headers = any(route.headers for route in http)
+        #: What plain requests asked for before, and its route: most are like another one.
+        self._known: dict[tuple[str, str, str, str], Route] = {}
+        #: Headers would have to be remembered too.
+        self._remembers = not any(route.headers for route in http)
 
     def __iter__(self) -> Iterator[Route]:
         """Yield them in the order in which they are tried."""
@@ -94,18 +95,19 @@ class Routes:
             MethodNotAllowed: only the method does not, of some.
             UpgradeRequired: the only ones that match carry WebSocket, and this is a plain request.
         """
-        key = asked.listener, asked.host, asked.target, asked.method, asked.websocket
-        if (known := self._known.get(key)) is not None:
+        path = asked.target.partition("?")[0]
+        key = asked.listener, asked.host, path, asked.method
+        if not asked.websocket and (known := self._known.get(key)) is not None:
             return known
-        route = self._find(asked)
-        if not self._by_headers and len(asked.host) + len(asked.target) <= _SHORT:
+        route = self._find(asked, path)
+        short = len(asked.host) + len(path) + len(asked.method) <= _SHORT
+        if short and self._remembers and not asked.websocket:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[key] = route
         return route
 
-    def _find(self, asked: Asked) -> Route:
-        path = asked.target.partition("?")[0]
+    def _find(self, asked: Asked, path: str) -> Route:
         table = self._table(asked.listener, host_name(asked.host))
         for entry in table.paths.get(path, table.prefixes):
             if entry.takes_path(path) and entry.failed(asked) is None:

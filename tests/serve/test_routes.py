@@ -291,7 +291,7 @@ def test_routes_of_other_hosts_and_paths_are_not_even_looked_at(
         ("x.org", "/p7", "path"),
         ("x.org", "/x", "all"),
     ):
-        ask(routes, f"{target}?other", host=host)
+        ask(routes, target, host=host, method="PUT")
         with monkeypatch.context() as patch:
             patch.setattr(routes_module._Entry, "takes_path", takes_path)
             assert ask(routes, target, host=host) == upstream
