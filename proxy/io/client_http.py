@@ -22,7 +22,7 @@ from proxy.wire.body import (
     last_chunk,
     request_body,
 )
-from proxy.wire.head import Request, check_request, read_request, write_response
+from proxy.wire.head import Lines, Request, check_request, read_request, write_response
 from proxy.wire.headers import (
     Fields,
     Headers,
@@ -48,6 +48,8 @@ class ClientHttp(Http1):
         super().__init__(stream)
         self._buffer = received
         self._limits = limits
+        #: Those of the last request: the next one's are mostly the same.
+        self._lines: Lines | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -117,7 +119,8 @@ class ClientHttp(Http1):
         if end is None:
             return None
         head, self._buffer = self._buffer[:end], self._buffer[end:]
-        self.request = request = read_request(head, self._limits)
+        self.request = request = read_request(head, self._limits, self._lines)
+        self._lines = request.lines
         # Known before anything else is refused: else the body would be the next request.
         self.body = request_body(request)
         self._closes = request.http_version != b"1.1" or request.lists(b"connection", b"close")

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import trio
 
+from proxy.wire.head import Lines
+
 from .splicer import IN, Splicer
 from .timers import Timer, Timers
 from .transport import SocketTransport
@@ -28,13 +30,15 @@ class Asker(Protocol):
 class Line:
     """A connection to a node, in the splicer while it is idle, and while an `asker` waits."""
 
-    __slots__ = ("_kept", "asker", "events", "node", "transport", "until")
+    __slots__ = ("_kept", "asker", "events", "lines", "node", "transport", "until")
 
     def __init__(self, kept: Kept, node: Hashable, transport: SocketTransport) -> None:
         self._kept = kept
         self.node = node
         self.until = 0.0
         self.asker: Asker | None = None
+        #: Of its last answer: the next one's are mostly the same.
+        self.lines: Lines | None = None
         self.transport = transport
         self.events = 0
 

@@ -13,7 +13,7 @@ import trio
 
 from proxy.errors import BadResponse, ClosedEarly
 from proxy.wire.body import NO_BODY, Body, BodyError, EndlessBody, response_body
-from proxy.wire.head import Response, find_response_head, read_response, write_request
+from proxy.wire.head import Lines, Response, find_response_head, read_response, write_request
 from proxy.wire.headers import Headers
 
 from .http1 import Http1
@@ -26,10 +26,21 @@ MAX_INTERIM = 100
 
 
 class NodeHttp(Http1):
-    """A connection to a node, `node` for errors; `kept` if it has carried a request before."""
+    """A connection to a node, `node` for errors; `kept` if it has carried a request before.
 
-    def __init__(self, stream: trio.abc.Stream, node: str, *, kept: bool = False) -> None:
+    `lines` are those of its last answer.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        node: str,
+        *,
+        kept: bool = False,
+        lines: Lines | None = None,
+    ) -> None:
         super().__init__(stream)
+        self.lines = lines
         self.node = node
         self.kept = kept
         #: Of the answer, once its head is there.
@@ -94,7 +105,7 @@ class NodeHttp(Http1):
         if end is None or end > RESPONSE_HEAD_BYTES:
             return None
         try:
-            response = read_response(self._buffer[:end])
+            response = read_response(self._buffer[:end], self.lines)
         except h11.RemoteProtocolError:
             return None
         if response.status_code < 200:
@@ -122,6 +133,7 @@ class NodeHttp(Http1):
         return self._begin(response)
 
     def _begin(self, response: Response) -> Response:
+        self.lines = response.lines
         self.body = response_body(self._method, response)
         self._stays = (
             response.http_version == b"1.1"
@@ -143,7 +155,7 @@ class NodeHttp(Http1):
             head, self._buffer = self._buffer[:end], self._buffer[end:]
             if len(head) > RESPONSE_HEAD_BYTES:
                 raise BadResponse(self.node, "The head of the node's answer is too large.")
-            return read_response(head)
+            return read_response(head, self.lines)
         except (h11.RemoteProtocolError, trio.BrokenResourceError) as exc:
             if not self._heard:
                 raise self._never_answered(exc) from exc

@@ -12,7 +12,13 @@ from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.wire.body import SizedBody
 from proxy.wire.head import Response
-from proxy.wire.headers import ClientFacts, Fields, response_headers, trailers_to_send
+from proxy.wire.headers import (
+    ClientFacts,
+    Fields,
+    end_to_end,
+    response_headers,
+    trailers_to_send,
+)
 
 
 class Download:
@@ -54,7 +60,8 @@ class Download:
         """
         node, response, record = self._node, self._response, self._record
         record.status = response.status_code
-        headers = response_headers(response.headers, self._facts, response.http_version)
+        kept = response.once(end_to_end)
+        headers = response_headers(response.headers, self._facts, response.http_version, kept)
         length = node.body.size if isinstance(node.body, SizedBody) else None
         self._client.begin(
             response.status_code, response.reason, headers, length, close=self._close

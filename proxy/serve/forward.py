@@ -33,6 +33,7 @@ from proxy.wire.head import Request, Response
 from proxy.wire.headers import (
     ClientFacts,
     Headers,
+    for_nodes,
     request_headers,
 )
 
@@ -139,6 +140,8 @@ class Forward:
             self._fault = exc
             return False
         self._note_answer(attempt, now)
+        assert attempt.line is not None
+        attempt.line.lines = node.lines
         attempt.release_line(now, keep=self._keeps(node))
         self._let_go()
         return True
@@ -267,7 +270,8 @@ class Forward:
         return is_out
 
     def _node_headers(self, attempt: Attempt) -> Headers:
-        headers = request_headers(self._request.headers, self._facts)
+        request = self._request
+        headers = request_headers(request.headers, self._facts, request.once(for_nodes))
         if self._request.get(b"expect") is not None and (
             self._upload.whole is not None or not self._client.is_modern
         ):

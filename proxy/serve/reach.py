@@ -79,7 +79,7 @@ class Attempt:
         if line is None:
             return None
         self.stream = line.transport
-        return NodeHttp(self.stream, self.node.name, kept=True)
+        return NodeHttp(self.stream, self.node.name, kept=True, lines=line.lines)
 
     def leave_line(self) -> None:
         """Take the connection out of the splicer, for a task to go on with."""

@@ -10,6 +10,10 @@ What does not match goes to h11.  Of a request that is to say why it is refused,
 an answer it may still understand, for nodes are the operator's own, and some end lines in LF.  h11
 is also the oracle of the tests: what is read here it reads too, and in the same way.
 
+Whoever sends one message after the other sends mostly the same lines.  So the lines of a head are
+kept (`Lines`), with what was made of them; a head that is read `like` the one before, from the same
+peer, and has just the same bytes there, has these lines.  Nobody changes them.
+
 What is written was read here, or checked where a program made it, so nothing in it can begin
 another line.  That is looked at once more all the same: it would be another message.
 """
@@ -17,6 +21,7 @@ another line.  That is looked at once more all the same: it would be another mes
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import h11
@@ -61,6 +66,24 @@ _QUESTION: Final = h11.Request(
 )
 
 
+class Lines:
+    """The header lines of a head: as they are on the wire, one by one, and by name."""
+
+    __slots__ = ("_made", "headers", "names", "raw")
+
+    def __init__(self, raw: bytes, headers: Headers, names: dict[bytes, bytes]) -> None:
+        self.raw = raw
+        self.headers = headers
+        self.names = names
+        self._made: Headers | None = None
+
+    def once(self, make: Callable[[Headers], Headers]) -> Headers:
+        """Return a list of its own of what is made of them, always in the same way, but once."""
+        if self._made is None:
+            self._made = make(self.headers)
+        return self._made.copy()
+
+
 class Head:
     """What requests and answers have in common.
 
@@ -68,12 +91,23 @@ class Head:
     comes several times joined by commas (RFC 9110 section 5.3).
     """
 
-    __slots__ = ("headers", "http_version", "names")
+    __slots__ = ("headers", "http_version", "lines", "names")
 
-    def __init__(self, headers: Headers, names: dict[bytes, bytes], http_version: bytes) -> None:
+    def __init__(
+        self,
+        headers: Headers,
+        names: dict[bytes, bytes],
+        http_version: bytes,
+        lines: Lines | None = None,
+    ) -> None:
         self.headers = headers
         self.names = names
         self.http_version = http_version
+        self.lines = lines
+
+    def once(self, make: Callable[[Headers], Headers]) -> Headers:
+        """Return what is made of the headers, always in the same way; see `Lines.once`."""
+        return make(self.headers) if self.lines is None else self.lines.once(make)
 
     def get(self, name: bytes) -> bytes | None:
         """Return a header's value; `name` is in lower case."""
@@ -100,8 +134,10 @@ class Request(Head):
         headers: Headers,
         names: dict[bytes, bytes] | None = None,
         http_version: bytes = b"1.1",
+        lines: Lines | None = None,
     ) -> None:
-        super().__init__(headers, _by_name(headers) if names is None else names, http_version)
+        names = _by_name(headers) if names is None else names
+        super().__init__(headers, names, http_version, lines)
         self.method = method
         self.target = target
 
@@ -112,7 +148,8 @@ class Request(Head):
 
     def to(self, target: bytes) -> Request:
         """Return the same request for another target."""
-        return Request(self.method, target, self.headers, self.names, self.http_version)
+        same = self.headers, self.names, self.http_version, self.lines
+        return Request(self.method, target, *same)
 
 
 class Response(Head):
@@ -127,39 +164,47 @@ class Response(Head):
         headers: Headers,
         names: dict[bytes, bytes] | None = None,
         http_version: bytes = b"1.1",
+        lines: Lines | None = None,
     ) -> None:
-        super().__init__(headers, _by_name(headers) if names is None else names, http_version)
+        names = _by_name(headers) if names is None else names
+        super().__init__(headers, names, http_version, lines)
         self.status_code = status_code
         self.reason = reason
 
 
-def read_request(head: bytes, limits: HeadLimits) -> Request:
-    """Return a request from its whole head.
+def read_request(head: bytes, limits: HeadLimits, like: Lines | None = None) -> Request:
+    """Return a request from its whole head; `like` are lines of one that was read before.
 
     Raises:
         BadRequest: or what else says why it is none, or could be read as two.
     """
     line = _REQUEST_LINE.match(head)
-    fields = _FIELD.findall(head)
-    if line is None or len(fields) != head.count(b"\r\n") - 2:
+    lines = line and _lines(head, line.end(), like)
+    if line is None or lines is None:
         raise _why_not(head, limits)
     method, target, version = line.groups()
     if len(target) > limits.target_bytes:
         raise TargetTooLong
-    if len(fields) > limits.headers:
-        raise HeadTooLarge("The request has too many headers.")
-    headers, names = _headers(head, fields)
-    request = Request(method, target, headers, names, version)
-    _check_length(request)
-    if b"host" not in names and version == b"1.1":
+    if lines is not like:
+        if len(lines.headers) > limits.headers:
+            raise HeadTooLarge("The request has too many headers.")
+        _check_length(lines)
+    if b"host" not in lines.names and version == b"1.1":
         raise BadRequest("The request has no Host header.")
-    return request
+    return Request(method, target, lines.headers, lines.names, version, lines)
 
 
-def _headers(head: bytes, fields: Headers) -> tuple[Headers, dict[bytes, bytes]]:
-    if b" \r\n" in head or b"\t\r\n" in head:
+def _lines(head: bytes, start: int, like: Lines | None) -> Lines | None:
+    """Return the lines from `start` on, `like` if they are the same; None: one is no header."""
+    raw = head[start - 2 :]
+    if like is not None and like.raw == raw:
+        return like
+    fields = _FIELD.findall(raw)
+    if len(fields) != raw.count(b"\n") - 2:
+        return None
+    if b" \r\n" in raw or b"\t\r\n" in raw:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    return fields, _by_name(fields)
+    return Lines(raw, fields, _by_name(fields))
 
 
 def _by_name(headers: Headers) -> dict[bytes, bytes]:
@@ -172,11 +217,11 @@ def _by_name(headers: Headers) -> dict[bytes, bytes]:
     return names
 
 
-def _check_length(request: Request) -> None:
+def _check_length(lines: Lines) -> None:
     """Refuse what could be read as a body of another length (RFC 9112 section 6.3)."""
-    names = request.names
-    if len(names) != len(request.headers):
-        lower = [name.lower() for name, _ in request.headers]
+    names = lines.names
+    if len(names) != len(lines.headers):
+        lower = [name.lower() for name, _ in lines.headers]
         for single in _SINGLE:
             if lower.count(single) > 1:
                 raise BadRequest(f"The request has several {single.decode().title()} headers.")
@@ -242,19 +287,19 @@ def find_response_head(buffer: bytes) -> int | None:
     return None if end is None else end.end()
 
 
-def read_response(head: bytes) -> Response:
-    """Return an answer from its whole head.
+def read_response(head: bytes, like: Lines | None = None) -> Response:
+    """Return an answer from its whole head; `like` are lines of one that was read before.
 
     Raises:
         h11.RemoteProtocolError: it is malformed.
     """
     line = _STATUS_LINE.match(head)
-    fields = _FIELD.findall(head)
-    if line is None or len(fields) != head.count(b"\n") - 2:
+    lines = line and _lines(head, line.end(), like)
+    if line is None or lines is None:
         return _read_by_h11(head)
-    headers, names = _headers(head, fields)
     minor, status, reason = line.groups()
-    response = Response(int(status), reason or b"", headers, names, b"1." + minor)
+    names = lines.names
+    response = Response(int(status), reason or b"", lines.headers, names, b"1." + minor, lines)
     coding, length = names.get(b"transfer-encoding"), names.get(b"content-length")
     if (coding is not None and coding.lower() != b"chunked") or (
         length is not None and not _DIGITS.fullmatch(length)

@@ -231,11 +231,19 @@ def _is_disguised(name: bytes) -> bool:
     return b"_" in name and name.lower().replace(b"_", b"-") in _NOT_TO_DISGUISE
 
 
-def request_headers(headers: Headers, facts: ClientFacts) -> Headers:
-    """Return the headers of a client's request as a node gets them."""
-    heads, kept = facts.heads, end_to_end(headers, _NOT_FOR_NODES)
+def for_nodes(headers: Headers) -> Headers:
+    """Return what of a client's headers may go on, whoever the client is."""
+    kept = end_to_end(headers, _NOT_FOR_NODES)
     if b"_" in b"".join([name for name, _ in kept]):
         kept = [pair for pair in kept if not _is_disguised(pair[0])]
+    return kept
+
+
+def request_headers(headers: Headers, facts: ClientFacts, kept: Headers | None = None) -> Headers:
+    """Return the headers of a client's request as a node gets them; `kept` may be `for_nodes`'."""
+    heads = facts.heads
+    if kept is None:
+        kept = for_nodes(headers)
     if heads.certificate:
         kept = [pair for pair in kept if not tells_of_certificates(pair[0])]
         kept += certificate_headers(facts.certificate, heads.certificate)
@@ -267,9 +275,15 @@ def _x_forwarded(known: bytes, scheme: str, port: int) -> tuple[Headers, Headers
     return before, [(b"X-Forwarded-Port", b"%d" % port)]
 
 
-def response_headers(headers: Headers, facts: ClientFacts, version: bytes = b"1.1") -> Headers:
-    """Return the headers of a node's answer, which is of this version, as the client gets them."""
-    kept = end_to_end(headers)
+def response_headers(
+    headers: Headers, facts: ClientFacts, version: bytes = b"1.1", kept: Headers | None = None
+) -> Headers:
+    """Return the headers of a node's answer, which is of this version, as the client gets them.
+
+    `kept` may be those that `end_to_end` has left.
+    """
+    if kept is None:
+        kept = end_to_end(headers)
     if facts.heads.via_to_client:
         kept.append((b"Via", version + b" " + facts.heads.via_to_client))
     return own_headers(kept, facts)
