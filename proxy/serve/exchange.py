@@ -90,6 +90,7 @@ class Exchange:
         if self._is_begun:
             assert isinstance(self._way, Forward)
             self._way.abandon()
+            self._record.session_time = trio.current_time() - self._started
             self._note_cancelled()
             self._leave(None)
 
