@@ -27,8 +27,8 @@ Condition = Literal[
 ]
 
 
-#: How many different requests are remembered with their routes, and how long host and target
-#: together may be for that: some 500 KiB at most.
+#: How many different requests are remembered with their routes, and how long host, target and
+#: method together may be for that: some 500 KiB at most.
 _REMEMBERED: Final = 1000
 _SHORT: Final = 200
 
@@ -98,7 +98,8 @@ class Routes:
         if (known := self._known.get(key)) is not None:
             return known
         route = self._find(asked)
-        if not self._by_headers and len(asked.host) + len(asked.target) <= _SHORT:
+        length = len(asked.host) + len(asked.target) + len(asked.method)
+        if not self._by_headers and length <= _SHORT:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[key] = route
