@@ -14,6 +14,7 @@ import trio.testing
 
 from proxy.serve.exchange import Exchange
 from proxy.serve.express import Express
+from proxy.serve.forward import Forward
 
 from .test_forward_kept import GET, OK, POST, Caller, Rig, answer, ok, open_rig
 
@@ -413,6 +414,29 @@ async def test_a_drain_waits_for_an_answer_and_ends_the_connection(talk_on: bool
         assert body == b"ok"
         assert (b"Connection: close" in head) is talk_on
         assert await client.stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("step", ["_find_way", "_prepare"])
+async def test_a_bug_is_answered_as_elsewhere(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with open_rig(ok) as rig:
+        client = await rig.connect()
+        assert await ask(client) == b"ok"
+        with monkeypatch.context() as patch:
+            patch.setattr(Exchange if step == "_find_way" else Forward, step, broken)
+            await client.send(GET)
+            head = await client.head()
+            assert b" 500 " in head
+            await client.read(int(head.partition(b"Content-Length: ")[2].split()[0]))
+        assert await client.stream.receive_some() == b""
+        await rig.settle()
+        assert is_clean(rig)
+        assert [record.status for record in rig.records] == [200, 500]
+        assert [record.message for record in caplog.records].count("bug") == 1
 
 
 async def test_a_bug_of_the_callers_ends_one_connection_only(
