@@ -82,7 +82,8 @@ class TlsTransport(SocketTransport):
 
     @property
     def pending(self) -> bool:
-        return self._more
+        # A goodbye that came with the last bytes makes no event, unless its sender closes too.
+        return self._more or self._ended
 
     async def do_handshake(self, turnstile: Turnstile | None = None) -> None:
         """Shake hands, each step of it in a turn of its own if there is a `turnstile`.

@@ -130,8 +130,10 @@ class Connection:
         if http.has_begun:
             # Whoever sends many at once would otherwise keep all others waiting.
             await trio.lowlevel.checkpoint()
-        elif (splicer := self.service.splicer) is not None and isinstance(
-            self.stream, SocketTransport
+        elif (
+            (splicer := self.service.splicer) is not None
+            and isinstance(self.stream, SocketTransport)
+            and not self.stream.pending
         ):
             lane = Express(self, http, self.stream, splicer, self.service.patience)
             return await lane.serve(self.service.timers)

@@ -45,7 +45,7 @@ class Exchange:
         self._started = 0.0
         #: It counts as under way.
         self._is_begun = False
-        #: What `begin` has met.
+        #: What `begin` or `finish` has met.
         self._fault: Exception | None = None
         #: Known once the head is read.
         self._facts: ClientFacts | None = None
@@ -73,8 +73,13 @@ class Exchange:
     def finish(self, now: float) -> bool:
         """Take what the node has sent; return whether that was all.  If not, call `run`."""
         assert isinstance(self._way, Forward)
-        if not self._way.finish(now):
-            self._way.leave()
+        try:
+            if not self._way.finish(now):
+                self._way.leave()
+                return False
+        except Exception as exc:  # a bug, which is for `run` to answer
+            self._way.abandon()
+            self._fault = exc
             return False
         self._record.session_time = now - self._started
         self._leave(None)
@@ -90,6 +95,7 @@ class Exchange:
         if self._is_begun:
             assert isinstance(self._way, Forward)
             self._way.abandon()
+            self._record.session_time = trio.current_time() - self._started
             self._note_cancelled()
             self._leave(None)
 

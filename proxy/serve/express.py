@@ -108,9 +108,8 @@ class Express:
         finally:
             timer.cancel()
             self._splicer.watch(self, 0)
-            if self._waits:
+            if self._exchange is not None:
                 # Cancelled, or a bug.
-                assert self._exchange is not None
                 self._patience.end(self)
                 self._exchange.abandon()
 
@@ -120,17 +119,21 @@ class Express:
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._task = None
+        self._splicer.watch(self, 0)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _end(self, result: outcome.Outcome[Exchange | None]) -> None:
-        """Wake the task."""
-        self._result = self._result or result
+        """Wake the task: until it has its turn, what comes is left where it is."""
+        self._splicer.watch(self, 0)
         if self._task is not None:
+            self._result = result
             trio.lowlevel.reschedule(self._task)
             self._task = None
 
     def give_up(self) -> None:
         """Leave the request to the task, as far as it has come."""
+        if self._task is None:
+            return
         if self._waits:
             self._waits = False
             assert self._exchange is not None
@@ -159,7 +162,8 @@ class Express:
             # It sends ahead, or has hung up: that can wait until it has its answer.
             self._splicer.watch(self, 0)
             return
-        if not self._http.receive_nowait():
+        if not (self._http.receive_nowait() and self._http.has_begun):
+            # Or an empty line behind the last request's body, which begins none.
             return
         self._splicer.left -= _WEIGHT
         now = trio.current_time()
@@ -174,7 +178,9 @@ class Express:
             self.give_up()
 
     def answered(self) -> None:
-        """Take what the node has sent."""
+        """Take what the node has sent, unless the task is about to see to it."""
+        if self._task is None:
+            return
         try:
             self._finish()
         except Exception as exc:

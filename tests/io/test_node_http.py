@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 
 import pytest
 import trio
@@ -105,6 +106,32 @@ async def test_which_connections_may_be_used_again(answer: bytes, reusable: bool
     assert await http.read_body() in (b"abc", b"")
 
     assert http.reusable is reusable
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_a_connection_that_tls_has_ended_may_not(
+    goodbye: bool, client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    """A node may keep it open, and wait for our goodbye: what is asked there is never answered."""
+    near, far = tcp_pair()
+    peer, stream = TlsTransport(far, server_tls), TlsTransport(near, client_tls, "localhost")
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.do_handshake)
+            nursery.start_soon(stream.do_handshake)
+        http = NodeHttp(stream, "node:1")
+        await ask(http)
+        assert await peer.receive_some()
+        peer.tls.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+        if goodbye:
+            with suppress(ssl.SSLWantReadError):
+                peer.tls.unwrap()
+        assert peer.flush()
+        await http.read_response()
+        assert await http.read_body() == b"abc"
+    assert http.reusable is not goodbye
+    peer.close()
+    stream.close()
 
 
 async def test_node_that_refuses_our_certificate_after_the_handshake(ca: trustme.CA) -> None:

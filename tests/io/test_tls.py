@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -116,3 +117,33 @@ async def test_an_end_without_a_goodbye_is_told_apart(
         assert await transport.receive_some() == b""
         assert transport.cut_short is not goodbye
         transport.close()
+
+
+@pytest.mark.parametrize("next_one", [TlsTransport.receive_some, TlsTransport.receive_next])
+async def test_a_goodbye_that_came_with_the_last_bytes_is_not_waited_for(
+    next_one: Callable[[TlsTransport], Awaitable[bytes]],
+    exact_tls: ssl.SSLContext,
+    server_tls: ssl.SSLContext,
+) -> None:
+    """Its sender may keep the connection open, as one that waits for ours does."""
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        sent: list[bytes] = []
+        with pytest.MonkeyPatch.context() as patch:
+
+            async def keep(data: bytes) -> None:
+                sent.append(data)
+                await trio.lowlevel.checkpoint()
+
+            patch.setattr(client.transport_stream, "send_all", keep)
+            await client.send_all(b"the last word")
+            with trio.move_on_after(0.05):
+                await client.unwrap()
+        assert len(sent) == 2
+        await client.transport_stream.send_all(b"".join(sent))
+
+        assert await next_one(transport) == b"the last word"
+        assert transport.pending
+        assert await next_one(transport) == b""
+        transport.close()
+        await client.transport_stream.aclose()

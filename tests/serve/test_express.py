@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import suppress
 
 import attrs
+import outcome
 import pytest
 import trio
 import trio.testing
 
 from proxy.serve.exchange import Exchange
+from proxy.serve.express import Express
+from proxy.serve.forward import Forward
 
 from .test_forward_kept import GET, OK, POST, Caller, Rig, answer, ok, open_rig
 
@@ -42,6 +46,13 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
 async def ask(client: Caller, request: bytes = GET) -> bytes:
     await client.send(request)
     return (await answer(client))[1]
+
+
+def change_timeouts(rig: Rig, **timeouts: float) -> None:
+    service = rig.server.service
+    service.config = attrs.evolve(
+        service.config, timeouts=attrs.evolve(service.config.timeouts, **timeouts)
+    )
 
 
 def is_clean(rig: Rig) -> bool:
@@ -172,6 +183,76 @@ async def test_who_sends_ahead_is_answered_in_order(tasks: Tasks) -> None:
         assert tasks.count == 3, "the first, and two of those that were here already"
 
 
+@pytest.mark.parametrize(
+    ("request_", "asked"),
+    [
+        (GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), ["GET"]),
+        (GET + POST, ["GET", "POST", "GET"]),
+        # It is sent away, since it asked nothing for too long.
+        (b"", []),
+    ],
+)
+async def test_what_comes_before_the_task_has_its_turn_is_left_to_it(
+    request_: bytes, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, ends = Express._end, 0
+
+    def and_more(lane: Express, result: outcome.Outcome[Exchange | None]) -> None:
+        nonlocal ends
+        ends += 1
+        end(lane, result)
+        if ends == 1:
+            # The splicer looks for more before it leaves its turn to the task.
+            os.write(client.stream.socket.fileno(), GET)
+
+    async with open_rig(ok) as rig:
+        change_timeouts(rig, keepalive=0.2)
+        client = await rig.connect()
+        assert await ask(client) == b"ok"
+        monkeypatch.setattr(Express, "_end", and_more)
+        if request_:
+            await client.send(request_)
+        for _ in asked:
+            assert (await answer(client))[1] == b"ok"
+        if len(asked) < 3:
+            # With something unread it may be a reset.
+            with suppress(trio.BrokenResourceError):
+                assert await client.stream.receive_some() == b""
+        await rig.settle()
+        assert is_clean(rig)
+        assert [record.method for record in rig.records[1:]] == asked
+
+
+async def test_an_empty_line_between_requests_begins_none(tasks: Tasks) -> None:
+    async with open_rig(ok) as rig:
+        client = await rig.connect()
+        assert await ask(client, POST) == b"ok"
+        await client.send(b"\r\n")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await ask(client, POST) == b"ok"
+        assert await ask(client, b"\r\n" + GET) == b"ok"
+        await rig.settle()
+        assert [record.status for record in rig.records] == [200] * 3
+        assert tasks.count == 1
+
+
+async def test_a_hang_up_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, ready = 0, Express.ready
+
+    def counting(lane: Express, events: int) -> None:
+        nonlocal looks
+        looks += 1
+        ready(lane, events)
+
+    async with open_rig(ok) as rig:
+        client = await rig.connect()
+        assert await ask(client) == b"ok"
+        monkeypatch.setattr(Express, "ready", counting)
+        await client.stream.send_eof()
+        assert await client.stream.receive_some() == b""
+        assert looks == 1
+
+
 async def test_what_comes_while_an_answer_is_waited_for_is_the_next_request() -> None:
     go_on = trio.Event()
 
@@ -256,7 +337,22 @@ async def test_a_client_that_hangs_up_takes_its_request_along() -> None:
         assert rig.records[-1].ending == "client_lost"
 
 
-async def test_cancellation_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("before_the_task", ["", "answered", "give_up"])
+async def test_cancellation_leaves_nothing_behind(
+    before_the_task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abort = Express._abort
+
+    def turn(lane: Express, raise_cancel: object) -> trio.lowlevel.Abort:
+        aborted = abort(lane, raise_cancel)
+        assert not lane.events, "nothing is read for a task that is gone"
+        if before_the_task:
+            # In the same turn of Trio's.
+            getattr(lane, before_the_task)()
+        return aborted
+
+    monkeypatch.setattr(Express, "_abort", turn)
+
     async def talk(caller: Caller) -> None:
         await caller.head()
         await caller.send(OK)
@@ -277,14 +373,12 @@ async def test_cancellation_leaves_nothing_behind() -> None:
         await rig.server.stopped.wait()
         assert is_clean(rig)
         assert [record.ending for record in rig.records] == [None, "cancelled"]
+        assert rig.records[-1].session_time is not None
 
 
 async def test_a_quiet_client_is_sent_away(tasks: Tasks) -> None:
     async with open_rig(ok) as rig:
-        service = rig.server.service
-        service.config = attrs.evolve(
-            service.config, timeouts=attrs.evolve(service.config.timeouts, keepalive=0.3)
-        )
+        change_timeouts(rig, keepalive=0.3)
         client = await rig.connect()
         began = trio.current_time()
         assert await ask(client) == b"ok"
@@ -320,6 +414,29 @@ async def test_a_drain_waits_for_an_answer_and_ends_the_connection(talk_on: bool
         assert body == b"ok"
         assert (b"Connection: close" in head) is talk_on
         assert await client.stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("step", ["_find_way", "_prepare"])
+async def test_a_bug_is_answered_as_elsewhere(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with open_rig(ok) as rig:
+        client = await rig.connect()
+        assert await ask(client) == b"ok"
+        with monkeypatch.context() as patch:
+            patch.setattr(Exchange if step == "_find_way" else Forward, step, broken)
+            await client.send(GET)
+            head = await client.head()
+            assert b" 500 " in head
+            await client.read(int(head.partition(b"Content-Length: ")[2].split()[0]))
+        assert await client.stream.receive_some() == b""
+        await rig.settle()
+        assert is_clean(rig)
+        assert [record.status for record in rig.records] == [200, 500]
+        assert [record.message for record in caplog.records].count("bug") == 1
 
 
 async def test_a_bug_of_the_callers_ends_one_connection_only(

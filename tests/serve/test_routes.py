@@ -463,6 +463,7 @@ def test_what_is_remembered_has_a_bound_and_never_hides_a_condition() -> None:
         assert len(routes._known) <= 1000
     routes = Routes([Route(prefix="/", upstream="all")])
     ask(routes, "/" + "x" * 500)
+    ask(routes, "/", method="X" * 500)
     assert not routes._known
 
     routes = Routes(

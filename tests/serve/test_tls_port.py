@@ -366,3 +366,36 @@ async def test_of_too_many_unfinished_handshakes_the_oldest_goes(
 
     given_up = [record for record in port.records if "given up" in record.detail]
     assert len(given_up) >= 3
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+async def test_a_client_that_says_goodbye_with_its_request_is_answered_and_left(
+    requests: int, tmp_path: Path, ca: trustme.CA
+) -> None:
+    """It waits for us to close, and that not for `timeouts.keepalive`."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with open_port(tmp_path, ca) as port, await port.open() as stream:
+
+        async def read(step: Callable[[], object]) -> object:
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    await stream.send_all(outgoing.read())
+                    incoming.write(await stream.receive_some())
+
+        await read(tls.do_handshake)
+        for last in [False, True][-requests:]:
+            tls.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if last:
+                with suppress(ssl.SSLWantReadError):
+                    tls.unwrap()
+            answer = await read(tls.read)
+            assert isinstance(answer, bytes)
+            assert answer.endswith(b"hello")
+        while await stream.receive_some():
+            pass
+        assert len(port.records) == requests
