@@ -205,8 +205,9 @@ def _server_context(
     if mode == "http":
         # deepstream's clients offer none; browsers must not think of HTTP/2.
         context.set_alpn_protocols(["http/1.1"])
-    for pair in pairs:
-        pair.load_into(context)
+    with _fault_of("certificates"):
+        for pair in pairs:
+            pair.load_into(context)
     with _fault_of("client_certificates"):
         ask_for_certificates(context, settings.client_certificates)
     with _fault_of("keylog_file"):
@@ -256,7 +257,8 @@ def _show_certificate(context: ssl.SSLContext, tls: NodeTls) -> None:
                 passphrase_env=tls.passphrase_env,
             )
         )
-        pair.load_into(context)
+        with _fault_of("cert_file"):
+            pair.load_into(context)
 
 
 @contextmanager
@@ -269,7 +271,8 @@ def _fault_of(key: str) -> Iterator[None]:
     try:
         yield
     except Invalid as exc:
-        raise Invalid(*((f"{key}.{inner}", reason) for inner, reason in exc.faults)) from exc
+        faults = ((f"{key}.{inner}" if inner else key, why) for inner, why in exc.faults)
+        raise Invalid(*faults) from exc
     except (ssl.SSLError, OSError) as exc:
         raise Invalid((key, _reason(exc))) from exc
 
