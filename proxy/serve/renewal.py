@@ -93,8 +93,12 @@ class Renewal:
             places = [place for place, one in enumerate(tls.certificates) if one in ready]
             if places:
                 read = partial(_read, tls, places, others)
+                make = tls.make
                 found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-                self._take(name, tls, found)
+                # Else there is a new revocation list meanwhile, and some of this was made with the
+                # old one: the next look does it again.
+                if tls.make is make:
+                    self._take(name, tls, found)
 
     def _listeners(self) -> list[tuple[str, ServerTls]]:
         both = zip(self._service.config.listeners, self._service.contexts.listeners, strict=True)
