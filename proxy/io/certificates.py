@@ -118,13 +118,16 @@ def _look_at(file: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def expiry(pair: Pair, now: float) -> str:
-    """Say what is wrong with the time of a certificate, with what to do; empty if nothing is."""
+def expiry(pair: Pair, now: float, peers: str = "clients") -> str:
+    """Say what is wrong with the time of a certificate, with what to do; empty if nothing is.
+
+    `peers` are those who are shown it.
+    """
     if now >= pair.not_after:
-        return f"has expired on {day(pair.not_after)}: clients refuse it; renew it"
+        return f"has expired on {day(pair.not_after)}: {peers} refuse it; renew it"
     if now < pair.not_before:
         since = day(pair.not_before)
-        return f"is not valid before {since}: clients refuse it; check this machine's clock"
+        return f"is not valid before {since}: {peers} refuse it; check this machine's clock"
     if now >= pair.not_after - AHEAD:
         return f"expires on {day(pair.not_after)}: renew it, and see why that was not done yet"
     return ""

@@ -271,15 +271,8 @@ def _trust(context: ssl.SSLContext, tls: NodeTls) -> None:
 
 def _show_certificate(context: ssl.SSLContext, tls: NodeTls) -> None:
     """Have something to show to nodes that ask for a client's certificate."""
-    if tls.cert_file and tls.key_file:
-        pair = read_pair(
-            Certificate(
-                cert_file=tls.cert_file,
-                key_file=tls.key_file,
-                passphrase_file=tls.passphrase_file,
-                passphrase_env=tls.passphrase_env,
-            )
-        )
+    if tls.certificate is not None:
+        pair = read_pair(tls.certificate)
         with _fault_of("cert_file"):
             pair.load_into(context)
 
