@@ -9,6 +9,7 @@ import attrs
 from attrs import validators
 
 from .checks import Invalid, NewFile, host_name, lower, passphrase_faults
+from .tls import Certificate
 
 
 @attrs.frozen(kw_only=True)
@@ -47,3 +48,15 @@ class NodeTls:
             faults.append(("maximum_version", reason))
         if faults:
             raise Invalid(*faults)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What nodes are shown."""
+        if self.cert_file is None or self.key_file is None:
+            return None
+        return Certificate(
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            passphrase_file=self.passphrase_file,
+            passphrase_env=self.passphrase_env,
+        )

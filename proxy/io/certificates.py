@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
@@ -22,6 +22,8 @@ from proxy.config.tls import Certificate
 
 if TYPE_CHECKING:
     from cryptography import x509
+
+    _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 #: What is read of a file; a chain of RSA certificates has some 8 KiB.
 MOST_BYTES: Final = 2**20
@@ -116,13 +118,16 @@ def _look_at(file: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def expiry(pair: Pair, now: float) -> str:
-    """Say what is wrong with the time of a certificate, with what to do; empty if nothing is."""
+def expiry(pair: Pair, now: float, peers: str = "clients") -> str:
+    """Say what is wrong with the time of a certificate, with what to do; empty if nothing is.
+
+    `peers` are those who are shown it.
+    """
     if now >= pair.not_after:
-        return f"has expired on {day(pair.not_after)}: clients refuse it; renew it"
+        return f"has expired on {day(pair.not_after)}: {peers} refuse it; renew it"
     if now < pair.not_before:
         since = day(pair.not_before)
-        return f"is not valid before {since}: clients refuse it; check this machine's clock"
+        return f"is not valid before {since}: {peers} refuse it; check this machine's clock"
     if now >= pair.not_after - AHEAD:
         return f"expires on {day(pair.not_after)}: renew it, and see why that was not done yet"
     return ""
@@ -176,11 +181,22 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
     """Return the names that a client could ask for; the common name counts no more (RFC 9525)."""
     from cryptography import x509
 
-    try:
-        said = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return ()
-    return tuple(dict.fromkeys(map(str.lower, said.get_values_for_type(x509.DNSName))))
+    said = _extension(leaf, x509.SubjectAlternativeName)
+    names = said.get_values_for_type(x509.DNSName) if said is not None else ()
+    return tuple(dict.fromkeys(map(str.lower, names)))
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Return an extension, None if it is not there, or cannot be read: then OpenSSL may yet do it.
+
+    One that is odd spoils them all, since they are read together.
+    """
+    from cryptography import x509
+
+    unreadable = x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError
+    with suppress(x509.ExtensionNotFound, *unreadable):
+        return certificate.extensions.get_extension_for_class(kind).value
+    return None
 
 
 def _key_type(leaf: x509.Certificate) -> str:
@@ -214,20 +230,22 @@ def _gaps(leaf: x509.Certificate, rest: list[x509.Certificate]) -> Iterator[tupl
     if top.issuer == top.subject or rest:
         return
     # Who can be asked for the issuer's certificate is not a root, which clients have by themselves.
-    with suppress(x509.ExtensionNotFound, ValueError):
-        access = top.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-        if any(one.access_method.dotted_string == "1.3.6.1.5.5.7.48.2" for one in access):
-            yield (
-                "cert_file",
-                "has no intermediate certificate, without which most clients refuse it; "
-                "use the whole chain (certbot: fullchain.pem)",
-            )
+    access = _extension(top, x509.AuthorityInformationAccess) or ()
+    if any(one.access_method.dotted_string == "1.3.6.1.5.5.7.48.2" for one in access):
+        yield (
+            "cert_file",
+            "has no intermediate certificate, without which most clients refuse it; "
+            "use the whole chain (certbot: fullchain.pem)",
+        )
 
 
 def _reason(exc: ssl.SSLError | OSError, config: Certificate, pair: Pair) -> tuple[str, str]:
     """Return the key that is to blame, and why."""
     source = "passphrase_env" if config.passphrase_env else "passphrase_file"
     if not isinstance(exc, ssl.SSLError):
+        if exc.errno is not None:
+            # No fault of theirs: there is no descriptor left, say.
+            return "", f"cannot be used: {exc.strerror}"
         return "key_file", f"{exc}: name it with passphrase_file or passphrase_env"
     match getattr(exc, "reason", None):
         case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH" | "NO_CERTIFICATE_ASSIGNED":

@@ -1,10 +1,11 @@
 """Ask clients for certificates, and say what is wrong with the files that judge them.
 
 Theory.  A certificate is verified in full handshakes only; who comes back with a ticket is believed
-to be who it was.  OpenSSL keeps a ticket's certificate in it, and the keys of tickets in the
-context.  So a new list of revoked certificates is worth something only in a new context: no ticket
-from before opens there, and whoever was revoked has to show its certificate again.  For the same
-reason a ticket of one listener is worth nothing at another one, which may ask for more.
+to be who it was, until its certificate expires (`io.client_tls`).  OpenSSL keeps a ticket's
+certificate in it, and the keys of tickets in the context.  So a new list of revoked certificates is
+worth something only in a new context: no ticket from before opens there, and whoever was revoked
+has to show its certificate again.  For the same reason a ticket of one listener is worth nothing at
+another one, which may ask for more.
 """
 
 from __future__ import annotations

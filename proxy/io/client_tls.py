@@ -39,6 +39,24 @@ def client_certificate(tls: ssl.SSLObject) -> ClientCertificate | None:
     return ClientCertificate.of(der, told.get("subject", ()), told.get("serialNumber", ""))
 
 
+def has_expired(tls: ssl.SSLObject, now: float) -> bool:
+    """Whether a session was taken up with a certificate that has expired since, at `now`.
+
+    `now` is in seconds since the epoch.  OpenSSL does not look again, and with each ticket of TLS
+    1.3 comes another one: who has been here once would be let in for ever.
+    """
+    der = tls.getpeercert(binary_form=True) if tls.session_reused else None
+    if der is None:
+        return False
+    from cryptography import x509  # Only where clients show certificates.
+
+    try:
+        return now >= x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+    except ValueError:
+        # OpenSSL could read it when it was shown.
+        return False
+
+
 def why_failed(exc: BaseException) -> str:
     """Return why a handshake with a client failed.
 

@@ -63,9 +63,30 @@ def make_contexts(
     return Contexts(listeners, upstreams, tuple(peer_remarks(config, time.time())))
 
 
+def judge_anew(config: Config, source: str, before: Contexts) -> list[ServerTls | None]:
+    """Read only what judges clients again, with the certificates that are shown already.
+
+    `before` is what was made of the same configuration.
+
+    Raises:
+        ConfigError: with every file of these that can't be used.
+    """
+    problems: list[str] = []
+    shown = [known.shown.pairs if known is not None else () for known in before.listeners]
+    listeners = _listener_contexts(config, source, problems, before, shown)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return listeners
+
+
 def _listener_contexts(
-    config: Config, source: str, problems: list[str], before: Contexts | None
+    config: Config,
+    source: str,
+    problems: list[str],
+    before: Contexts | None,
+    shown: Sequence[Sequence[Pair]] | None = None,
 ) -> list[ServerTls | None]:
+    """Make each listener's; `shown` is what they show, None: it has to be read."""
     made: _Made = defaultdict(dict)
     for known in before.listeners if before else ():
         if known is not None:
@@ -76,7 +97,8 @@ def _listener_contexts(
             contexts.append(None)
             continue
         try:
-            contexts.append(_server_tls(listener.tls, config.tls, listener.mode, made))
+            pairs = shown[index] if shown else _read_pairs(listener.tls.certificates)
+            contexts.append(_server_tls(listener.tls, config.tls, listener.mode, pairs, made))
         except Invalid as exc:
             for key, reason in exc.faults:
                 own = key.partition(".")[0]
@@ -86,14 +108,15 @@ def _listener_contexts(
     return contexts
 
 
-def _server_tls(tls: ListenerTls, defaults: Tls, mode: str, made: _Made) -> ServerTls:
+def _server_tls(
+    tls: ListenerTls, defaults: Tls, mode: str, pairs: Sequence[Pair], made: _Made
+) -> ServerTls:
     """Make what the clients of a listener shake hands with, as far as it is not made already.
 
     Raises:
         Invalid: something that is named in `tls` can't be used.
     """
     settings = tls.over(defaults)
-    pairs = _read_pairs(tls.certificates)
     make = partial(_server_context, tls, settings, mode)
     with _fault_of("client_certificates"):
         ingredients = _ingredients(settings, mode)
@@ -205,8 +228,9 @@ def _server_context(
     if mode == "http":
         # deepstream's clients offer none; browsers must not think of HTTP/2.
         context.set_alpn_protocols(["http/1.1"])
-    for pair in pairs:
-        pair.load_into(context)
+    with _fault_of("certificates"):
+        for pair in pairs:
+            pair.load_into(context)
     with _fault_of("client_certificates"):
         ask_for_certificates(context, settings.client_certificates)
     with _fault_of("keylog_file"):
@@ -247,16 +271,10 @@ def _trust(context: ssl.SSLContext, tls: NodeTls) -> None:
 
 def _show_certificate(context: ssl.SSLContext, tls: NodeTls) -> None:
     """Have something to show to nodes that ask for a client's certificate."""
-    if tls.cert_file and tls.key_file:
-        pair = read_pair(
-            Certificate(
-                cert_file=tls.cert_file,
-                key_file=tls.key_file,
-                passphrase_file=tls.passphrase_file,
-                passphrase_env=tls.passphrase_env,
-            )
-        )
-        pair.load_into(context)
+    if tls.certificate is not None:
+        pair = read_pair(tls.certificate)
+        with _fault_of("cert_file"):
+            pair.load_into(context)
 
 
 @contextmanager
@@ -269,7 +287,8 @@ def _fault_of(key: str) -> Iterator[None]:
     try:
         yield
     except Invalid as exc:
-        raise Invalid(*((f"{key}.{inner}", reason) for inner, reason in exc.faults)) from exc
+        faults = ((f"{key}.{inner}" if inner else key, why) for inner, why in exc.faults)
+        raise Invalid(*faults) from exc
     except (ssl.SSLError, OSError) as exc:
         raise Invalid((key, _reason(exc))) from exc
 

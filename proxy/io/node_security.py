@@ -27,7 +27,7 @@ PAUSE: Final = 1.0
 def why_failed(cause: BaseException | None) -> str:
     """Return why there is no TLS with a node, by what the ssl module says, if it says anything."""
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"The node's certificate was not accepted: {cause.verify_message}."
+        return f"The node's certificate was not accepted: {cause.verify_message.removesuffix('.')}."
     if isinstance(cause, ssl.SSLError):
         return f"TLS to the node failed: {cause.reason or cause}."
     return "The node closed the connection during the TLS handshake."

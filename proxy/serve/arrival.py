@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -11,7 +12,7 @@ import trio
 from proxy.config.address import Address
 from proxy.config.model import ListenerProxyProtocol
 from proxy.errors import BadClientHello, BadProxyHeader, PlainHttp
-from proxy.io.client_tls import tls_facts, why_failed
+from proxy.io.client_tls import has_expired, tls_facts, why_failed
 from proxy.io.handshakes import Handshakes, Turnstile
 from proxy.io.server_tls import ServerTls
 from proxy.io.tls import TlsTransport
@@ -172,11 +173,14 @@ async def _shake_hands(
         raise _not_tls(hello.received)
     context = tls.choose(hello.name)
     if context is None:
-        reason = "No certificate is for the name that it asks for."
+        named = f"{hello.name!r}, which it asks for" if hello.name else "those who ask for no name"
+        reason = f"No certificate is for {named}."
         raise BadClientHello(reason, alert=Alert.UNRECOGNIZED_NAME)
     transport = TlsTransport(stream.sock, context, received=hello.received)
     transport.asked_name = hello.name
     await transport.do_handshake(turnstile)
+    if has_expired(transport.tls, time.time()):
+        raise trio.BrokenResourceError("the client's certificate has expired since it was shown")
     return transport
 
 

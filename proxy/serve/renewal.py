@@ -34,6 +34,9 @@ from .service import Service
 
 #: How long a pair that cannot be used may be a renewal under way, in seconds.
 PATIENCE: Final = 10.0
+#: After this it is tried again, in seconds, for something else may have been to blame; once before
+#: anybody is told.
+AGAIN: Final = 5.0
 #: How often it is said that a certificate is about to expire.
 _DAY: Final = 86_400.0
 
@@ -44,10 +47,11 @@ class _Change:
 
     look: Look
     since: float
-    #: They were the same twice, and have not been read like this.
-    ready: bool = False
-    #: Why they are not in use, if they were read.
+    #: They were the same twice.
+    settled: bool = False
+    #: Why they are not in use, if they were read, and when that is to be tried again.
     reason: str = ""
+    again: float = 0.0
     told: bool = False
 
 
@@ -75,7 +79,9 @@ class Renewal:
             now = trio.current_time()
             if now >= self._next_warning:
                 self._next_warning = now + _DAY
-                self._warn(time.time())
+                for name, tls in self._listeners():
+                    for certificate, pair in zip(tls.certificates, tls.shown.pairs, strict=True):
+                        _warn(name, certificate, pair, time.time())
             await trio.sleep(self._service.config.tls.renewal_interval)
             await self.look()
 
@@ -93,15 +99,22 @@ class Renewal:
             places = [place for place, one in enumerate(tls.certificates) if one in ready]
             if places:
                 read = partial(_read, tls, places, others)
+                make = tls.make
                 found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-                self._take(name, tls, found)
+                # Else there is a new revocation list meanwhile, and some of this was made with the
+                # old one: the next look does it again.
+                if tls.make is make:
+                    self._take(name, tls, found)
 
     def _listeners(self) -> list[tuple[str, ServerTls]]:
         both = zip(self._service.config.listeners, self._service.contexts.listeners, strict=True)
         return [(config.name or str(config.bind), tls) for config, tls in both if tls is not None]
 
     def _settled(self, looks: dict[Certificate, Look]) -> set[Certificate]:
-        """Return what has to be read: it has changed, and was the same at the look before."""
+        """Return what has to be read: it has changed, and was the same at the look before.
+
+        What was read in vain comes along: two may fit together that do not fit one by one.
+        """
         used: dict[Certificate, set[Look]] = {}
         for _, tls in self._listeners():
             for one, pair in zip(tls.certificates, tls.shown.pairs, strict=True):
@@ -110,7 +123,11 @@ class Renewal:
         for one in looks.keys() & used.keys():
             if used[one] != {looks[one]}:
                 self._changes[one] = self._follow(one, known.get(one), looks[one])
-        return {one for one, change in self._changes.items() if change.ready}
+        settled = {one: change for one, change in self._changes.items() if change.settled}
+        now = trio.current_time()
+        if any(not change.reason or now >= change.again for change in settled.values()):
+            return set(settled)
+        return set()
 
     def _follow(self, certificate: Certificate, change: _Change | None, look: Look) -> _Change:
         """Return what is known now of files that are not what is in use."""
@@ -118,7 +135,7 @@ class Renewal:
         if change is None or change.look != look:
             since = now if change is None or change.told else change.since
             return _Change(look, since)
-        change.ready = not change.reason
+        change.settled = True
         if change.reason and not change.told and now >= change.since + PATIENCE:
             change.told = True
             extra = {"file": str(certificate.cert_file), "reason": change.reason}
@@ -132,17 +149,12 @@ class Renewal:
             tls.shown = found.shown
         for place, certificate in enumerate(tls.certificates):
             if place in found.faults and certificate in self._changes:
-                self._changes[certificate].reason = found.faults[place]
+                change = self._changes[certificate]
+                change.reason = found.faults[place]
+                change.again = trio.current_time() + AGAIN
             if (pair := tls.shown.pairs[place]) != before[place]:
                 LOG.info("certificate renewed", extra=_facts(name, certificate, pair))
-
-    def _warn(self, now: float) -> None:
-        for name, tls in self._listeners():
-            for certificate, pair in zip(tls.certificates, tls.shown.pairs, strict=True):
-                if reason := expiry(pair, now):
-                    facts = _facts(name, certificate, pair)
-                    level = logging.ERROR if now >= pair.not_after else logging.WARNING
-                    LOG.log(level, "certificate expires", extra=facts | {"reason": reason})
+                _warn(name, certificate, pair, time.time())
 
     def statistics(self) -> tuple[CertificateStatistics, ...]:
         """Return what is in use, in the order of the configuration."""
@@ -177,6 +189,13 @@ def _read(tls: ServerTls, places: Sequence[int], others: Iterable[ServerTls]) ->
         return _Found(tls.renewed(pairs, others), faults)
     except (Invalid, ssl.SSLError, OSError) as exc:
         return _Found(None, {place: faults.get(place, str(exc)) for place in places})
+
+
+def _warn(listener: str, certificate: Certificate, pair: Pair, now: float) -> None:
+    if reason := expiry(pair, now):
+        facts = _facts(listener, certificate, pair)
+        level = logging.ERROR if now >= pair.not_after else logging.WARNING
+        LOG.log(level, "certificate expires", extra=facts | {"reason": reason})
 
 
 def _facts(listener: str, certificate: Certificate, pair: Pair) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 A list is published every few days or hours, and refuses everybody once it is too old: nobody should
 have to think of a signal.  New files make new contexts, as in a reload, so that tickets from before
-are worth nothing; what cannot be used changes nothing.
+are worth nothing; what cannot be used changes nothing.  Nothing else is read: a certificate or a
+node's CA that is broken must not keep those in who were revoked.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from operator import is_not
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,8 @@ import trio
 from proxy.config.model import Config
 from proxy.errors import ConfigError
 from proxy.io.certificates import Look, look_at_files
-from proxy.io.contexts import make_contexts
+from proxy.io.contexts import Contexts, judge_anew
+from proxy.io.server_tls import Shown
 from proxy.observe.log import LOG
 
 from .service import Service
@@ -30,7 +33,8 @@ class Revocation:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._config = service.config
+        #: What there was then; a reload has made others, of files that it read before.
+        self._contexts: Contexts | None = None
         #: How the files were when they were read here, and at the look before this one.
         self._used: Look = ()
         self._seen: Look = ()
@@ -44,37 +48,42 @@ class Revocation:
 
     async def look(self) -> None:
         """Take up what has changed since the look before, and was not changing at this one."""
-        config = self._service.config
+        config, contexts = self._service.config, self._service.contexts
         files = _files(config)
         look: Look = ()
         if files:
             look = await trio.to_thread.run_sync(look_at_files, files, abandon_on_cancel=True)
-        if config is not self._config:
+        if contexts is not self._contexts:
             # They may have changed since the reload read them; to read them twice changes nothing.
-            self._config, self._used = config, ()
+            self._contexts, self._used = contexts, ()
         settled, self._seen = look == self._seen, look
         if settled and look != self._used and trio.current_time() >= self._not_before:
-            await self._read(config, look)
+            await self._read(config, contexts, look)
 
-    async def _read(self, config: Config, look: Look) -> None:
-        make = partial(make_contexts, config, before=self._service.contexts)
+    async def _read(self, config: Config, contexts: Contexts, look: Look) -> None:
+        shown = _shown(contexts)
+        make = partial(judge_anew, config, "config", contexts)
         try:
-            contexts = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
+            made = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
         except ConfigError as exc:
             self._not_before = trio.current_time() + _AGAIN
             for problem in exc.problems:
                 LOG.error("revocation lists not renewed", extra={"reason": problem})
             return
-        if self._service.config is not config:
+        renewed = any(map(is_not, shown, _shown(contexts)))
+        if renewed or self._service.contexts is not contexts:
+            # A reload, or a certificate that was renewed meanwhile: the next look does it again.
             return
         self._used = look
-        pairs = zip(self._service.contexts.listeners, contexts.listeners, strict=True)
-        for index, (old, new) in enumerate(pairs):
+        for listener, old, new in zip(config.listeners, contexts.listeners, made, strict=True):
             if old is not None and new is not None and old.ingredients != new.ingredients:
                 old.shown, old.make, old.ingredients = new.shown, new.make, new.ingredients
-                listener = config.listeners[index]
                 name = listener.name or str(listener.bind)
                 LOG.info("revocation lists renewed", extra={"listener": name})
+
+
+def _shown(contexts: Contexts) -> list[Shown | None]:
+    return [tls.shown if tls is not None else None for tls in contexts.listeners]
 
 
 def _files(config: Config) -> tuple[Path, ...]:

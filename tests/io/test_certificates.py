@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
 import ssl
 from pathlib import Path
@@ -75,6 +76,46 @@ def test_names_that_the_operator_gives(folder: Path) -> None:
     pair = read_pair(certificate(folder, names=("Other.example.org",)))
 
     assert pair.names == ("other.example.org",)
+
+
+@pytest.mark.parametrize(
+    ("oids", "content"),
+    [
+        # An x400Address, and one extension twice.
+        (["2.5.29.17"], b"\x30\x04\xa3\x02\x30\x00"),
+        (["1.2.3.4", "1.2.3.5"], b"\x05\x00"),
+    ],
+)
+def test_odd_extensions_are_passed_over(oids: list[str], content: bytes, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd.example.org")])
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now)
+    for oid in oids:
+        odd = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), content)
+        builder = builder.add_extension(odd, critical=False)
+    der = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    der = der.replace(b"\x06\x03\x2a\x03\x05", b"\x06\x03\x2a\x03\x04")
+    (tmp_path / "cert.pem").write_text(ssl.DER_cert_to_PEM_cert(der))
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+
+    assert read_pair(certificate(tmp_path)).names == ()
+    given = read_pair(certificate(tmp_path, names=("odd.example.org",)))
+    assert given.names == ("odd.example.org",)
+
+
+def test_no_descriptor_left_is_not_the_files_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(_: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", exhausted)
+    with pytest.raises(Invalid) as raised:
+        read_pair(certificate(folder))
+    assert raised.value.faults == (("", "cannot be used: Too many open files"),)
 
 
 def test_secrets_are_not_shown(folder: Path) -> None:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from proxy.io.client_tls import client_certificate, tls_facts, why_failed
+from proxy.io.client_tls import client_certificate, has_expired, tls_facts, why_failed
 from proxy.wire.proxy_protocol import TlsFacts
 
 from .in_memory import shake
@@ -107,6 +107,9 @@ def test_certificate_is_told_of_in_resumed_sessions_too(
     _, again = shake_hands(client, server, session=near.session)
     assert again.session_reused
     assert client_certificate(again) == shown
+    end = certificate.not_valid_after_utc.timestamp()
+    assert [has_expired(again, now) for now in (end - 1, end)] == [False, True]
+    assert not has_expired(far, end), "OpenSSL has looked"
 
 
 def test_client_that_was_not_asked_or_has_none(

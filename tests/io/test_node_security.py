@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import trustme
 
-from proxy.io.node_security import PAUSE, VERIFIED_FOR, NodeSecurity
+from proxy.io.node_security import PAUSE, VERIFIED_FOR, NodeSecurity, why_failed
 
 from .in_memory import agree
 from .test_client_certificates import VERSIONS
@@ -122,3 +122,13 @@ def test_failure_with_a_session_is_not_repeated(ca: trustme.CA, security: NodeSe
 def test_no_reuse_unless_wanted(ca: trustme.CA, client_tls: ssl.SSLContext) -> None:
     security, far = NodeSecurity(client_tls, "localhost", reuse=False), node(ca)
     assert [connect(security, far) for _ in range(3)] == [False] * 3
+
+
+def test_why_a_node_is_not_believed(ca: trustme.CA, client_tls: ssl.SSLContext) -> None:
+    """OpenSSL ends a sentence with a full stop, or does not."""
+    elsewhere = NodeSecurity(client_tls, "other.example.org")
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        connect(elsewhere, node(ca))
+    told = why_failed(caught.value)
+    assert told.startswith("The node's certificate was not accepted: Hostname mismatch")
+    assert told.endswith("'other.example.org'.")

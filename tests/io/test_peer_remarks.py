@@ -53,3 +53,26 @@ def test_each_with_its_key(tmp_path: Path) -> None:
     expired, *rest = peer_remarks(config, later)
     assert expired.startswith("listeners[1].tls.client_certificates.crl_file: the list of ")
     assert rest == logged
+
+
+def test_what_nodes_are_shown(tmp_path: Path) -> None:
+    leaf = trustme.CA().issue_cert("proxy.example.org", not_after=NOW + WEEK)
+    leaf.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    text = """
+        [[listeners]]
+        bind = "127.0.0.1:0"
+        [[routes]]
+        path = "/"
+        upstream = "u"
+        [upstreams.u]
+        nodes = [ "localhost:1" ]
+        tls = { cert_file = "own.pem", key_file = "own.pem" }
+    """
+    config = parse_config(text, folder=tmp_path)
+    assert not [*peer_remarks(config, (NOW - 4 * WEEK).timestamp())]
+    (soon,) = peer_remarks(config, NOW.timestamp())
+    assert soon.startswith("upstreams.u.tls.cert_file: expires on ")
+    (late,) = peer_remarks(config, (NOW + 2 * WEEK).timestamp())
+    assert "nodes refuse it" in late
+    (tmp_path / "own.pem").unlink()
+    assert not [*peer_remarks(config, NOW.timestamp())]

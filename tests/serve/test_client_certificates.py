@@ -6,10 +6,12 @@ import json
 import socket
 import ssl
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -17,6 +19,7 @@ import trio
 import trustme
 
 from proxy import Allow, Handshake, Hooks, Record, Server, open_proxy, parse_config
+from proxy.serve import arrival
 from proxy.wire.proxy_protocol import SSL, read
 from tests.io.certificates import revoked
 from tests.serve.test_proxy_protocol import LIMIT, Node, open_node
@@ -233,28 +236,49 @@ async def test_client_hears_why_it_was_refused(tmp_path: Path, ca: trustme.CA) -
         await trio.aclose_forcefully(stream)
 
 
+def resuming(
+    rig: Rig, leaf: trustme.LeafCert
+) -> Callable[[ssl.SSLSession | None], Awaitable[tuple[bytes, ssl.SSLSession | None, bool]]]:
+    """Ask as a client does that takes up its session: trio's streams have no such thing."""
+    context, address = rig.context(leaf), rig.server.address("asking")
+
+    def connect(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool]:
+        sock = socket.create_connection(("127.0.0.1", address.port), timeout=LIMIT)
+        with sock, context.wrap_socket(sock, server_hostname="localhost", session=session) as tls:
+            try:
+                tls.sendall(GET)
+                answer = tls.recv(4096)
+            except OSError:
+                answer = b""
+            return answer, tls.session, bool(tls.session_reused)
+
+    async def ask(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool]:
+        return await trio.to_thread.run_sync(connect, session)
+
+    return ask
+
+
+async def test_no_ticket_outlives_the_certificate(
+    tmp_path: Path, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = datetime.now(UTC) + timedelta(hours=1)
+    async with open_rig(tmp_path, ca, 'ca_file = "ca.pem"') as rig:
+        ask = resuming(rig, rig.clients.issue_cert("ada@example.org", not_after=end))
+        _, session, _ = await ask(None)
+        answer, session, reused = await ask(session)
+        assert (answer[:12], reused) == (b"HTTP/1.1 200", True)
+
+        monkeypatch.setattr(arrival, "time", SimpleNamespace(time=lambda: end.timestamp() + 1))
+        answer, _, reused = await ask(session)
+        assert (answer, reused) == (b"", True)
+        details = [(await rig.records.receive()).detail for _ in range(3)]
+        assert details[2].endswith("certificate has expired since it was shown.")
+
+
 async def test_a_new_list_holds_for_tickets_of_before(tmp_path: Path, ca: trustme.CA) -> None:
     async with open_rig(tmp_path, ca, 'ca_file = "ca.pem", crl_file = "crl.pem"') as rig:
         ada = rig.clients.issue_cert("ada@example.org")
-        context, address = rig.context(ada), rig.server.address("asking")
-
-        def connect(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool]:
-            """Ask as a client does that takes up its session: trio's streams have no such thing."""
-            sock = socket.create_connection(("127.0.0.1", address.port), timeout=LIMIT)
-            with (
-                sock,
-                context.wrap_socket(sock, server_hostname="localhost", session=session) as tls,
-            ):
-                try:
-                    tls.sendall(GET)
-                    answer = tls.recv(4096)
-                except OSError:
-                    answer = b""
-                return answer, tls.session, bool(tls.session_reused)
-
-        async def ask(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool]:
-            return await trio.to_thread.run_sync(connect, session)
-
+        ask = resuming(rig, ada)
         answer, session, _ = await ask(None)
         assert answer.startswith(b"HTTP/1.1 200")
         answer, _, reused = await ask(session)

@@ -17,10 +17,14 @@ import trio.testing
 import trustme
 
 from proxy import open_proxy
+from proxy.config.checks import Invalid
 from proxy.config.load import parse_config
 from proxy.config.model import Config
+from proxy.config.tls import Certificate
+from proxy.io.certificates import Pair
 from proxy.observe.live import CertificateStatistics
-from proxy.serve.renewal import PATIENCE, Renewal, tell_remarks
+from proxy.serve import renewal as renewal_module
+from proxy.serve.renewal import AGAIN, PATIENCE, Renewal, tell_remarks
 from proxy.serve.service import Service
 
 LIMIT = 10.0
@@ -286,6 +290,67 @@ async def test_renewal_that_takes_anothers_name(
     reason = "certificates[1]: is for 'one.example.org' with ECDSA, as certificates[0] is"
     assert said.startswith(f"certificate not renewed: {reason}")
     assert rig.shown("two.example.org") is before
+
+
+async def test_two_that_change_names(
+    folder: Path, ca: trustme.CA, caplog: pytest.LogCaptureFixture, clock: trio.testing.MockClock
+) -> None:
+    """Each is refused as long as the other one has the name, and only both fit."""
+    put(folder / "new", ca.issue_cert("two.example.org"))
+    rig = Rig(config(pem(folder), pem(folder / "new")), caplog)
+    put(folder, ca.issue_cert("two.example.org"))
+    await rig.renew()
+    clock.jump(PATIENCE)
+    await rig.renew()
+    (said,) = rig.said()
+    assert said.startswith("certificate not renewed: certificates[1]: is for 'two.example.org'")
+    put(folder / "new", ca.issue_cert("one.example.org"))
+    await rig.renew()
+
+    assert sorted(rig.said()) == [
+        "certificate renewed: one.example.org",
+        "certificate renewed: two.example.org",
+    ]
+
+
+async def test_what_was_not_the_files_fault_is_tried_again(
+    folder: Path,
+    ca: trustme.CA,
+    caplog: pytest.LogCaptureFixture,
+    clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(config(pem(folder)), caplog)
+    put(folder, ca.issue_cert("one.example.org"))
+    tried = 0
+
+    def exhausted(_: Certificate) -> Pair:
+        nonlocal tried
+        tried += 1
+        raise Invalid(("", "cannot be used: Too many open files"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(renewal_module, "read_pair", exhausted)
+        await rig.renew()
+        await rig.renew()
+    assert tried == 1, "not at each look"
+    clock.jump(AGAIN)
+    await rig.renew()
+
+    assert rig.said() == ["certificate renewed: one.example.org"]
+
+
+async def test_renewal_that_has_expired_is_told_at_once(
+    folder: Path, ca: trustme.CA, caplog: pytest.LogCaptureFixture, clock: trio.testing.MockClock
+) -> None:
+    rig = Rig(config(pem(folder)), caplog)
+    ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    put(folder, ca.issue_cert("one.example.org", not_after=ago))
+    await rig.renew()
+
+    renewed, expires = rig.said()
+    assert renewed == "certificate renewed: one.example.org"
+    assert expires.startswith("certificate expires: has expired on ")
 
 
 async def test_reload_while_files_are_read(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trustme
 
 from proxy.config.load import parse_config
+from proxy.io.contexts import make_contexts
+from proxy.serve import renewal as renewal_module
+from proxy.serve.renewal import Renewal
 from proxy.serve.revocation import Revocation
 from proxy.serve.service import Service
 from tests.io.certificates import revoked
@@ -98,3 +103,83 @@ async def test_what_cannot_be_used_is_told_and_tried_again(
     await revocation.look()
     assert shown(service) is not before
     assert caplog.messages[1:] == ["revocation lists renewed"]
+
+
+async def test_another_broken_file_keeps_nobody_in(
+    service: Service, tmp_path: Path, ca: trustme.CA, people: trustme.CA
+) -> None:
+    ada, revocation = people.issue_cert("ada@example.org"), Revocation(service)
+    (tmp_path / "it.pem").write_text("broken")
+    (tmp_path / "crl.pem").write_bytes(revoked(people, ada))
+    await revocation.look()
+    await revocation.look()
+
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+        shake_hands(client(ca, ada), shown(service))
+
+
+async def test_the_same_configuration_again(
+    service: Service, tmp_path: Path, people: trustme.CA
+) -> None:
+    """What the reload has read before a list was taken up is not left in use."""
+    revocation = Revocation(service)
+    of_the_reload = make_contexts(service.config)
+    (tmp_path / "crl.pem").write_bytes(revoked(people, people.issue_cert("ada@example.org")))
+    for _ in range(2):
+        await revocation.look()
+    taken_up = service.contexts.listeners[0]
+    service.contexts = of_the_reload
+    for _ in range(2):
+        await revocation.look()
+
+    again = service.contexts.listeners[0]
+    assert again is not None
+    assert taken_up is not None
+    assert again.ingredients == taken_up.ingredients
+
+
+async def test_a_certificate_that_is_renewed_meanwhile_brings_no_old_list_back(
+    tmp_path: Path, ca: trustme.CA, people: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read before the list is there, and would come into use after it."""
+    people.cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "crl.pem").write_bytes(revoked(people))
+    for name in ("it", "two"):
+        leaf = ca.issue_cert(f"{name}.example.org")
+        leaf.private_key_and_cert_chain_pem.write_to_path(tmp_path / f"{name}.pem")
+    text = TEXT.replace("} ]", '}, { cert_file = "two.pem", key_file = "two.pem" } ]', 1)
+    service = Service(parse_config(text, folder=tmp_path))
+    revocation, renewal = Revocation(service), Renewal(service)
+    has_read, may_go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        found = read(*args)
+        has_read.set()
+        assert may_go_on.wait(10)
+        return found
+
+    read = renewal_module._read
+    monkeypatch.setattr(renewal_module, "_read", slow)
+    ada = people.issue_cert("ada@example.org")
+    again = ca.issue_cert("it.example.org")
+    again.private_key_and_cert_chain_pem.write_to_path(tmp_path / "it.pem")
+    await renewal.look()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(renewal.look)
+        await trio.to_thread.run_sync(has_read.wait, 10)
+        (tmp_path / "crl.pem").write_bytes(revoked(people, ada))
+        await revocation.look()
+        await revocation.look()
+        may_go_on.set()
+    await renewal.look()
+
+    tls = service.contexts.listeners[0]
+    assert tls is not None
+    assert again.cert_chain_pems[0].bytes() in tls.shown.pairs[0].chain
+    near = client(ca, ada)
+    near.check_hostname = False
+    for name in ("it", "two"):
+        context = tls.choose(f"{name}.example.org")
+        assert context is not None
+        with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+            shake_hands(near, context)
