@@ -41,8 +41,8 @@ class BadProxyHeader(TidegateError):
 class Refusal(TidegateError):
     """A request that is answered by the proxy itself.
 
-    `detail` is one sentence for the operator and, in the body, for the client; it never holds
-    anything secret.  `body` is the answer's; None: one that tells the detail.
+    `detail` is one sentence for the operator; it never holds anything secret.  `body` is the
+    answer's; None: one with the sentence for the client (`told`).
     """
 
     status: int = 500
@@ -68,6 +68,11 @@ class Refusal(TidegateError):
     @property
     def detail(self) -> str:
         return str(self)
+
+    @property
+    def told(self) -> str:
+        """What the client is told: the same, where it is about the client."""
+        return self.detail
 
     @property
     def is_fault(self) -> bool:

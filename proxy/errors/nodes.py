@@ -22,6 +22,11 @@ class NodeError(Refusal):
         super().__init__(detail)
         self.node = node
 
+    @property
+    def told(self) -> str:
+        """No more than what kind of failure it was: names and addresses within are no client's."""
+        return self.summary
+
 
 class DialError(NodeError):
     """The node cannot be reached."""

@@ -33,8 +33,11 @@ def agree_on(context: ssl.SSLContext, settings: Tls) -> None:
     with warnings.catch_warnings():
         # Of the old versions, which were asked for by name.
         warnings.simplefilter("ignore", DeprecationWarning)
-        context.minimum_version = VERSIONS[settings.minimum_version]
-        context.maximum_version = VERSIONS[settings.maximum_version]
+        for key in ("minimum_version", "maximum_version"):
+            try:
+                setattr(context, key, VERSIONS[getattr(settings, key)])
+            except ValueError as exc:
+                raise Invalid((key, "is none that this OpenSSL speaks")) from exc
     old = settings.minimum_version < "1.2"
     ciphers = settings.ciphers or (f"{_CIPHERS}:{_OLD_CIPHERS}" if old else _CIPHERS)
     if old and "@SECLEVEL" not in ciphers:
@@ -43,7 +46,8 @@ def agree_on(context: ssl.SSLContext, settings: Tls) -> None:
     try:
         context.set_ciphers(ciphers)
     except ssl.SSLError as exc:
-        raise Invalid(("ciphers", f"OpenSSL knows no such cipher: {settings.ciphers!r}")) from exc
+        reason = f"OpenSSL knows no such cipher of TLS 1.2: {settings.ciphers!r}"
+        raise Invalid(("ciphers", f"{reason}; those of 1.3 cannot be chosen")) from exc
     try:
         if settings.curve is not None:
             context.set_ecdh_curve(settings.curve)

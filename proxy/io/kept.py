@@ -117,10 +117,11 @@ class Kept:
 
     def drop(self, line: Line) -> None:
         """Close one that is idle."""
-        idle = self._idle[line.node]
-        idle.remove(line)
-        if not idle:
-            del self._idle[line.node]
+        idle = self._idle.get(line.node)
+        if idle is not None and line in idle:
+            idle.remove(line)
+            if not idle:
+                del self._idle[line.node]
         line.close()
 
     def _tidy(self) -> float:

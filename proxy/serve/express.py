@@ -12,6 +12,10 @@ Whatever is not like that wakes the task, which goes on from there: a head or a 
 here, no node or no kept connection, a handshake, an answer of the proxy's own, an answer in pieces
 or none for a tenth of a second, an error.  So each deadline, retry and refusal is where it was.
 
+A connection in the lane is quiet, or waits for an answer, or is handed over: its task was woken, or
+cancelled, and has not had its turn yet.  Once it is handed over nobody touches it but the task: its
+socket is out of the splicer, and whoever calls without a parked task is not heard.
+
 Deadlines of the lane: a connection that nothing comes on is over after `timeouts.keepalive`, looked
 after by one timer that is set anew only when it is due; and all requests that wait for an answer
 are in one queue, since all have the same patience.

@@ -49,7 +49,7 @@ def _content(refusal: Refusal, reason: bytes, request_id: str) -> tuple[Headers,
     """Return an answer's body, and the headers that are about it."""
     if refusal.body is not None:
         return [], refusal.body
-    facts = refusal.status, reason, refusal.detail.encode(), request_id.encode()
+    facts = refusal.status, reason, refusal.told.encode(), request_id.encode()
     headers = [
         (b"Content-Type", b"text/plain; charset=utf-8"),
         (b"Cache-Control", b"no-store"),

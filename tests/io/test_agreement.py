@@ -153,7 +153,7 @@ def test_no_tickets(ca: trustme.CA) -> None:
 @pytest.mark.parametrize(
     ("settings", "key", "reason"),
     [
-        ({"ciphers": "nonsense"}, "ciphers", "OpenSSL knows no such cipher: 'nonsense'"),
+        ({"ciphers": "nonsense"}, "ciphers", "OpenSSL knows no such cipher of TLS 1.2: 'nonsense'"),
         ({"curve": "nonsense"}, "curve", "must be one curve that this Python can set, like"),
         ({"curve": "secp384r1:prime256v1"}, "curve", "must be one curve"),
     ],

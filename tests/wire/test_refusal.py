@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.errors import Denied, Full
+from proxy.errors import Denied, Full, NodeTlsError
 from proxy.wire.refusal import answer_to
 
 
@@ -31,6 +31,12 @@ def test_one_with_an_answer_of_its_own_has_that() -> None:
         (b"Proxy-Status", b"tidegate; error=http_request_denied"),
         (b"Location", b"/x"),
     ]
+
+
+def test_what_a_node_is_called_is_no_clients() -> None:
+    error = NodeTlsError("10.1.2.3:6020", "Hostname mismatch: not valid for 'db.internal'.")
+    assert "db.internal" in error.detail
+    assert answer_to(error, "id-7")[2] == b"502 Bad Gateway: TLS to the node failed. (id-7)\n"
 
 
 def test_statuses_that_nobody_knows_have_no_phrase() -> None:
