@@ -51,7 +51,8 @@ class Turnstile:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        #: Called after each: work that is shorter, and should not wait for a whole turn.
+        #: Called after each, and wherever else a connection's beginning or end takes its time: work
+        #: that is shorter, and should not wait for a whole turn.
         self.between: Callable[[], object] = _nothing
         self._inside = 0
         self._queue = trio.lowlevel.ParkingLot()

@@ -169,6 +169,7 @@ async def _shake_hands(
     a traceback, which nobody should be able to fill a log with.
     """
     hello = await read_hello(stream)
+    turnstile.between()
     if not hello.tls:
         raise _not_tls(hello.received)
     context = tls.choose(hello.name)

@@ -220,6 +220,9 @@ class Server:
             return
         self._connections += 1
         self._shedding += surplus
+        # Many come and go in one turn of the loop; the sessions need not wait for all of them.
+        between = self.service.handshakes.turnstile.between
+        between()
         try:
             kind = Passage if listener.config.mode == "tcp" else Connection
             connection = kind(
@@ -236,6 +239,7 @@ class Server:
             LOG.error("bug", exc_info=group)
         finally:
             transport.close()
+            between()
             self._connections -= 1
             self._shedding -= surplus
 
