@@ -221,8 +221,8 @@ class Server:
         self._connections += 1
         self._shedding += surplus
         # Many come and go in one turn of the loop; the sessions need not wait for all of them.
-        between = self.service.handshakes.turnstile.between
-        between()
+        turnstile = self.service.handshakes.turnstile
+        turnstile.between()
         try:
             kind = Passage if listener.config.mode == "tcp" else Connection
             connection = kind(
@@ -239,7 +239,7 @@ class Server:
             LOG.error("bug", exc_info=group)
         finally:
             transport.close()
-            between()
+            turnstile.between()
             self._connections -= 1
             self._shedding -= surplus
 
