@@ -297,8 +297,6 @@ def _reason(exc: ssl.SSLError | OSError) -> str:
     if isinstance(exc, ssl.SSLError):
         reason: str | None = exc.reason  # typeshed leaves out that there may be none
         match reason:
-            case "KEY_VALUES_MISMATCH":
-                return "the key does not belong to the certificate"
             case "" | "NO_START_LINE" | None:
                 return "not a PEM certificate and key"
             case _:
