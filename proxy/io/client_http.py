@@ -80,6 +80,17 @@ class ClientHttp(Http1):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ClientGone(str(exc)) from exc
 
+    async def flush_within(self, limit: float) -> None:
+        """Do the same, in so many seconds at most.
+
+        Raises:
+            ClientGone: the client has stopped reading.
+        """
+        with trio.move_on_after(limit) as scope:
+            await self.flush()
+        if scope.cancelled_caught:
+            raise ClientGone("The client has stopped reading.")
+
     @property
     def has_begun(self) -> bool:
         """Whether something of a request is here."""

@@ -90,10 +90,7 @@ class Answering:
         # Cut short it would be the end of the connection: that is no matter of patience.
         assert self._scope is not None
         self._scope.deadline = self.due
-        with trio.move_on_after(self._limit) as scope:
-            await self._client.flush()
-        if scope.cancelled_caught:
-            raise ClientGone("The client has stopped reading.")
+        await self._client.flush_within(self._limit)
 
     async def body(self, node: NodeHttp) -> bytes:
         """Return the next piece of the answer, for as long as the client is there."""

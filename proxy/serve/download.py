@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from proxy.errors import ClientGone, ResponseTimeout
+from proxy.errors import ResponseTimeout
 from proxy.io.client_http import ClientHttp
 from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
@@ -89,21 +89,15 @@ class Download:
         """
         node = self._node
         if (piece := self._piece) is None:
-            await self._flush()
+            await self._client.flush_within(self._limit)
             return
         while not node.body.done:
             if not self._client.write_nowait(piece):
-                await self._flush()
+                await self._client.flush_within(self._limit)
             with trio.move_on_after(self._limit) as scope:
                 piece = await read(node)
             if scope.cancelled_caught:
                 raise ResponseTimeout(node.node, "The node's answer stopped half-way.")
             self._record.bytes_from_node += len(piece)
         if not self._end_nowait(piece):
-            await self._flush()
-
-    async def _flush(self) -> None:
-        with trio.move_on_after(self._limit) as scope:
-            await self._client.flush()
-        if scope.cancelled_caught:
-            raise ClientGone("The client has stopped reading.")
+            await self._client.flush_within(self._limit)
