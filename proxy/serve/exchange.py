@@ -71,11 +71,13 @@ class Exchange:
             return False
 
     def finish(self, now: float) -> bool:
-        """Take what the node has sent; return whether that was all.  If not, call `run`."""
+        """Take what the node has sent; return whether that was all.
+
+        If not, call `run`, after `leave`.
+        """
         assert isinstance(self._way, Forward)
         try:
             if not self._way.finish(now):
-                self._way.leave()
                 return False
         except Exception as exc:  # a bug, which is for `run` to answer
             self._way.abandon()
@@ -86,7 +88,7 @@ class Exchange:
         return True
 
     def leave(self) -> None:
-        """Have a task go on with it: the answer has not come yet."""
+        """Have a task go on with it: not all of the answer has come yet."""
         assert isinstance(self._way, Forward)
         self._way.leave()
 

@@ -272,12 +272,12 @@ class Forward:
     def _node_headers(self, attempt: Attempt) -> Headers:
         request = self._request
         headers = request_headers(request.headers, self._facts, request.once(for_nodes))
-        if self._request.get(b"expect") is not None and (
+        if request.get(b"expect") is not None and (
             self._upload.whole is not None or not self._client.is_modern
         ):
             # There is nothing to go on with: all of it is here, or it knows nothing of that.
             headers = [pair for pair in headers if pair[0].lower() != b"expect"]
-        if self._request.get(b"host") is None:
+        if request.get(b"host") is None:
             host = "localhost" if attempt.node.address.path else attempt.node.name
             headers.insert(0, (b"Host", host.encode()))
         if self._upload.chunked:
