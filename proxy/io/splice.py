@@ -37,7 +37,11 @@ class Splice(Relay):
         super().__init__(tunnel, terms, timers, stagger=stagger)
         self._splicer = splicer
         kind = MeteredLeg if terms.meter else SplicedLeg
-        self._legs = (kind(self, Side.CLIENT, client), SplicedLeg(self, Side.NODE, node))
+        unsent = splicer.unsent
+        self._legs = (
+            kind(self, Side.CLIENT, client, unsent),
+            SplicedLeg(self, Side.NODE, node, unsent),
+        )
         self._resume = timers.timer(self._go_on) if terms.meter else None
         self._legs[0].peer, self._legs[1].peer = self._legs[1], self._legs[0]
         #: The session's task while it is parked.
@@ -95,6 +99,7 @@ class Splice(Relay):
                 # Bytes that TLS has decrypted already make no event.
                 while self._result is None and leg.transport.pending and leg.events & IN:
                     leg.ready(IN)
+            self._splicer.flush()
             if self._meter is not None:
                 self.meter(self._legs[Side.CLIENT])
         except Exception as exc:
@@ -150,6 +155,7 @@ class Splice(Relay):
         self._wake()
         if self._result is None and client.transport.pending and client.events & IN:
             client.ready(IN)
+            self._splicer.flush()
         return math.inf
 
     def held(self, side: Side) -> int:
@@ -216,7 +222,8 @@ class Splice(Relay):
     def _send_outboxes(self) -> None:
         # To fail on one side may be to have something to say to the other.
         for leg in (*self._legs, self._legs[0]):
-            if data := self.tunnel.take(leg.side):
+            put_aside = leg.transport.backlog and not leg.events & OUT
+            if (data := self.tunnel.take(leg.side)) or put_aside:
                 try:
                     leg.transport.send(data)
                 except OSError as exc:

@@ -219,15 +219,23 @@ class TlsTransport(SocketTransport):
         Raises:
             OSError: the connection is broken.
         """
+        return SocketTransport.send(self, self._encrypt(data))
+
+    def put(self, data: Bytes) -> None:
+        """Take something to be sent with the next `push`."""
+        records = self._encrypt(data)
+        self.backlog = b"".join((self.backlog, records)) if self.backlog else records
+
+    def _encrypt(self, data: Bytes) -> bytes:
         if len(data) <= self._piece:
             if data:
                 self.tls.write(data)
-            return SocketTransport.send(self, self._outgoing.read())
+            return self._outgoing.read()
         records = []
         for piece in self._pieces(memoryview(data)):
             self.tls.write(piece)
             records.append(self._outgoing.read())
-        return super().send(b"".join(records))
+        return b"".join(records)
 
     def flush(self) -> bool:
         """Send what is left, of the handshake and of alerts too; return whether all is out.

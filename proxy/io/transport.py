@@ -6,7 +6,7 @@ without a task switch.  Both may be used in turn, never at the same time.
 
 `send` takes everything: what the kernel does not want yet stays in `backlog`, and whoever sends
 more before `flush` has emptied it makes that grow, so nobody does.  The bound is therefore what one
-`send` was given.
+`send` was given.  `put` leaves all of it there, for `push` to send.
 
 `io.tls` has the transport with TLS on it.
 """
@@ -90,8 +90,20 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         self.backlog = bytes(data)[sent:] if sent else bytes(data)
         return False
 
+    def put(self, data: Bytes) -> None:
+        """Take something to be sent with the next `push`."""
+        self.backlog = b"".join((self.backlog, data)) if self.backlog else bytes(data)
+
     def flush(self) -> bool:
         """Send what is left; return whether all is out.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        return self.push()
+
+    def push(self) -> bool:
+        """Send what is in `backlog`; return whether all is out.
 
         Raises:
             OSError: the connection is broken.
