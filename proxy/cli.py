@@ -275,18 +275,17 @@ def _within_file_limit(config: Config, in_force: int = 0) -> Config:
 
     import attrs
 
+    from .io.descriptors import needed, sufficing
     from .observe.log import LOG
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # A session has two descriptors; some are left for listeners, the log and dials under way.
-    spare = 256
-    wanted = config.limits.connections * 2 + spare
+    wanted = needed(config.limits.connections)
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft >= wanted:
         return config
-    allowed = max(1, (soft - spare) // 2)
+    allowed = sufficing(soft)
     if allowed != in_force:
         LOG.info("connection limit lowered", extra={"connections": allowed, "open_files": soft})
     return attrs.evolve(config, limits=attrs.evolve(config.limits, connections=allowed))

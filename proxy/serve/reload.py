@@ -21,6 +21,7 @@ from proxy.config.model import Config
 from proxy.config.upstream import Upstream as UpstreamConfig
 from proxy.errors import ConfigError, NotRunning
 from proxy.io.contexts import Contexts, make_contexts, remarks
+from proxy.io.descriptors import make_room, needed
 from proxy.observe.log import LOG
 from proxy.pool.upstream import Upstream
 
@@ -152,6 +153,8 @@ class Reloader:
         contexts = await trio.to_thread.run_sync(
             make_contexts, config, source, self._service.contexts, abandon_on_cancel=True
         )
+        room = needed(config.limits.connections)
+        await trio.to_thread.run_sync(make_room, room, abandon_on_cancel=True)
         opened = await self._listeners.bind(config.listeners)
         new = self._service.new_upstreams(config, contexts)
         try:

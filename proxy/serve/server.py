@@ -16,6 +16,7 @@ import trio
 
 from proxy.config.address import Address
 from proxy.config.model import Config
+from proxy.io.descriptors import make_room, needed
 from proxy.io.listen import TransportListener
 from proxy.io.transport import SocketTransport
 from proxy.observe.live import SessionStatistics, Statistics, UpstreamStatistics
@@ -170,6 +171,7 @@ class Server:
 
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `shut_down`, then drain."""
+        make_room(needed(self.config.limits.connections))
         opened = await self._listeners.bind(self.config.listeners)
         self._listeners.switch(self.config.listeners, self.service.contexts.listeners, opened)
         tell_remarks(self.config, self.service.contexts)
