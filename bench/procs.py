@@ -60,7 +60,9 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a command, on these CPUs, for as long as the block lasts.
 
-    It gets a process group of its own: Ctrl-C is for us, and what it started ends with it.
+    It gets a process group of its own: Ctrl-C is for us, and what it started ends with it.  But no
+    session: Linux may share the CPU among sessions first (autogroups), and a priority counts within
+    one only, so that a flood of the lowest would get as much as the generator it should yield to.
     """
     process = subprocess.Popen(
         [str(part) for part in argv],
@@ -69,7 +71,7 @@ def running(
         stderr=stderr,
         cwd=cwd,
         text=True,
-        start_new_session=True,
+        process_group=0,
         preexec_fn=_prepare(cpus),
     )
     try:
