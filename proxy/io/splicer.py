@@ -98,9 +98,18 @@ class Splicer:
             self.flush()
 
     def flush(self) -> None:
-        """Send what legs have put aside, also what comes to be put aside meanwhile."""
+        """Send what legs have put aside, also what comes to be put aside meanwhile.
+
+        A bug here ends a leg's session, not the others.
+        """
         for leg in self.unsent:
-            leg.push()
+            try:
+                if not leg.transport.push():
+                    leg.splice.rearm()
+            except OSError as exc:
+                leg.splice.unsendable(leg, str(exc))
+            except Exception as exc:
+                leg.splice.fail(exc)
         self.unsent.clear()
 
     def watch(self, leg: Watched, events: int) -> None:
@@ -182,16 +191,6 @@ class SplicedLeg:
             self.splice.received(self, bytes(_VIEW[:size]))
         else:
             self.splice.lost(self, "end of stream", clean=True)
-
-    def push(self) -> None:
-        """Send what was put aside; a bug here ends this session, not the others."""
-        try:
-            if not self.transport.push():
-                self.splice.rearm()
-        except OSError as exc:
-            self.splice.unsendable(self, str(exc))
-        except Exception as exc:
-            self.splice.fail(exc)
 
     def _flush(self) -> None:
         try:

@@ -187,7 +187,7 @@ class TlsTransport(SocketTransport):
         filled = 0
         try:
             # With a buffer it returns a count, which typeshed does not say of SSLObject.  A cast
-            # would be a call for every message, as `super()` would be in `send`.
+            # would be a call for every message.
             count: int = self.tls.read(size, buffer)  # type: ignore[assignment]  # as said
             filled = count
             while self._incoming.pending and count and filled < size:
@@ -219,23 +219,22 @@ class TlsTransport(SocketTransport):
         Raises:
             OSError: the connection is broken.
         """
-        return SocketTransport.send(self, self._encrypt(data))
+        self.put(data)
+        return self.push()
 
     def put(self, data: Bytes) -> None:
         """Take something to be sent with the next `push`."""
-        records = self._encrypt(data)
-        self.backlog = b"".join((self.backlog, records)) if self.backlog else records
-
-    def _encrypt(self, data: Bytes) -> bytes:
         if len(data) <= self._piece:
             if data:
                 self.tls.write(data)
-            return self._outgoing.read()
-        records = []
-        for piece in self._pieces(memoryview(data)):
-            self.tls.write(piece)
-            records.append(self._outgoing.read())
-        return b"".join(records)
+            records = self._outgoing.read()
+        else:
+            records = b"".join(map(self._encrypt, self._pieces(memoryview(data))))
+        self.backlog = b"".join((self.backlog, records)) if self.backlog else records
+
+    def _encrypt(self, piece: memoryview) -> bytes:
+        self.tls.write(piece)
+        return self._outgoing.read()
 
     def flush(self) -> bool:
         """Send what is left, of the handshake and of alerts too; return whether all is out.
@@ -245,7 +244,7 @@ class TlsTransport(SocketTransport):
         """
         if self._outgoing.pending:
             return self.send(b"")
-        return super().flush()
+        return self.push()
 
     def say_eof(self) -> None:
         """Say close_notify, then that nothing more comes."""
