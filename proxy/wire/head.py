@@ -330,7 +330,7 @@ def write_response(status: int, reason: bytes, headers: Headers) -> bytes:
 
 
 def _written(first: bytes, headers: Headers) -> bytes:
-    head = b"\r\n".join([first, *map(b"%b: %b".__mod__, headers), b"", b""])
+    head = b"\r\n".join([first, *map(b": ".join, headers), b"", b""])
     lines = len(headers) + 2
     if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
         raise AssertionError("a header holds the end of a line")
