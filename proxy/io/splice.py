@@ -125,6 +125,9 @@ class Splice(Relay):
             seen = -1
             while leg.events & IN and seen != (seen := self.tunnel.scanners[leg.side].bytes):
                 leg.read()
+                # Else a paced client's small pieces would heap up.
+                if leg.peer.transport.backlog:
+                    leg.peer.push()
             self._is_draining = False
         if self._result is None:
             self.lost(leg, detail)
@@ -222,7 +225,9 @@ class Splice(Relay):
     def _send_outboxes(self) -> None:
         # To fail on one side may be to have something to say to the other.
         for leg in (*self._legs, self._legs[0]):
-            put_aside = leg.transport.backlog and not leg.events & OUT
+            # Before a goodbye; else it is sent where a failure leaves time for the last words.
+            over = self.tunnel.ending or self.tunnel.legs[leg.side].finish
+            put_aside = over and leg.transport.backlog and not leg.events & OUT
             if (data := self.tunnel.take(leg.side)) or put_aside:
                 try:
                     leg.transport.send(data)

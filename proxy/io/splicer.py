@@ -104,10 +104,7 @@ class Splicer:
         """
         for leg in self.unsent:
             try:
-                if not leg.transport.push():
-                    leg.splice.rearm()
-            except OSError as exc:
-                leg.splice.unsendable(leg, str(exc))
+                leg.push()
             except Exception as exc:
                 leg.splice.fail(exc)
         self.unsent.clear()
@@ -191,6 +188,14 @@ class SplicedLeg:
             self.splice.received(self, bytes(_VIEW[:size]))
         else:
             self.splice.lost(self, "end of stream", clean=True)
+
+    def push(self) -> None:
+        """Send what was put aside."""
+        try:
+            if not self.transport.push():
+                self.splice.rearm()
+        except OSError as exc:
+            self.splice.unsendable(self, str(exc))
 
     def _flush(self) -> None:
         try:

@@ -16,7 +16,7 @@ from proxy.io.splice import Splice
 from proxy.io.splicer import Splicer
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
-from proxy.io.transport import SocketTransport
+from proxy.io.transport import Bytes, SocketTransport
 from proxy.wire.opaque import OpaqueTunnel
 from proxy.wire.tunnel import Tunnel
 from tests.wire.strategies import frame
@@ -217,3 +217,64 @@ async def test_a_bug_in_sending_ends_its_own_session_only() -> None:
 
         assert broken.failed == [fault]
         assert other.node.recv(1000) == frame(2, b"small", key=KEY)
+
+
+async def test_a_bug_behind_a_failed_sending_ends_its_own_session_only() -> None:
+    splicer = Splicer()
+    async with parked(splicer, 2) as [broken, other]:
+        bugs = [Explosion()]
+
+        def explode() -> None:
+            if bugs:
+                raise bugs.pop()
+
+        broken.to_node.fault = BrokenPipeError()
+        broken.splice.on_ending = explode
+        for session in (broken, other):
+            session.client.send(frame(2, b"small", key=KEY))
+        splicer.turn()
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert other.node.recv(1000) == frame(2, b"small", key=KEY)
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+async def test_last_words_of_a_node_that_has_gone_arrive_whole(size: int) -> None:
+    splicer = Splicer()
+    async with parked(splicer) as [session]:
+        for end in (session.to_client.sock, session.node):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        words = frame(1, b"x" * 40_000, fin=False) + frame(0, b"y" * 90_000)
+        words += frame(8, b"\x03\xe8bye")
+        session.client.send(frame(2, bytes(size), key=KEY))
+        assert session.node.send(words) == len(words)
+        session.node.close()
+        for _ in range(10):
+            splicer.turn()
+            await trio.testing.wait_all_tasks_blocked()
+
+        assert session.splice.tunnel.ending == "node_closed"
+        assert session.client.recv(2**20) == words
+
+
+async def test_a_paced_clients_last_words_do_not_heap_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = SessionLimits(bytes_per_second=1e6, burst=1)
+    terms = Terms.of(Route(path="/", upstream="node", websocket=True, limits=limits), 1.0)
+    terms, splicer, most = attrs.evolve(terms, chunk=256), Splicer(), 0
+    put = Scripted.put
+
+    def noted(self: Scripted, data: Bytes) -> None:
+        nonlocal most
+        put(self, data)
+        most = max(most, len(self.backlog))
+
+    monkeypatch.setattr(Scripted, "put", noted)
+    async with parked(splicer, terms=terms, make_tunnel=OpaqueTunnel) as [session]:
+        session.to_node.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        session.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**21)
+        session.client.send(bytes(180_000))
+        session.client.shutdown(socket.SHUT_RD)
+        session.node.send(b"hello")
+        splicer.turn()
+
+        assert 0 < most <= 2 * 256
