@@ -95,10 +95,6 @@ class Splice(Relay):
             # It may have a ping to send.
             self._timer.hasten(self._check())
             self.settle()
-            for leg in self._legs:
-                # Bytes that TLS has decrypted already make no event.
-                while self._result is None and leg.transport.pending and leg.events & IN:
-                    leg.ready(IN)
             self._splicer.flush()
             if self._meter is not None:
                 self.meter(self._legs[Side.CLIENT])
@@ -143,22 +139,24 @@ class Splice(Relay):
 
     def meter(self, leg: SplicedLeg) -> None:
         """See whether the client keeps its pace, and read no more of it until it does."""
-        if self._result is not None or not (pause := self._pause()):
-            if self.tunnel.ending and not self._is_ending:
-                self.settle()
+        if self._result is not None or self._is_draining:
             return
-        leg.paused = True
-        self.rearm()
-        assert self._resume is not None
-        self._resume.hasten(trio.current_time() + pause)
+        if pause := self._pause():
+            leg.paused = True
+            # Else epoll would be asked to tell when there is room for it.
+            leg.peer.push()
+            if self._result is None:
+                self.rearm()
+                assert self._resume is not None
+                self._resume.hasten(trio.current_time() + pause)
+        elif self.tunnel.ending and not self._is_ending:
+            self.settle()
+        elif leg.transport.pending:
+            self._splicer.unread.append(leg)
 
     def _go_on(self) -> float:
-        client = self._legs[Side.CLIENT]
-        client.paused = False
+        self._legs[Side.CLIENT].paused = False
         self._wake()
-        if self._result is None and client.transport.pending and client.events & IN:
-            client.ready(IN)
-            self._splicer.flush()
         return math.inf
 
     def held(self, side: Side) -> int:
@@ -180,6 +178,8 @@ class Splice(Relay):
                 held = leg.peer.transport.backlog or state.done or state.ended or state.deaf
                 if not held and (not leg.paused or self.tunnel.ending):
                     events = IN
+                    if not leg.events & IN and leg.transport.pending:
+                        self._splicer.unread.append(leg)
                 if leg.transport.backlog:
                     events |= OUT
                     if not leg.events & OUT:
@@ -189,6 +189,7 @@ class Splice(Relay):
     def _wake(self) -> None:
         if self._result is None and self._task is not None:
             self.settle()
+            self._splicer.flush()
 
     def settle(self) -> None:
         """Follow the tunnel's state: what it has to send, what to wait for, the end."""

@@ -51,7 +51,8 @@ class Watched(Protocol):
 #: asked for at a time.
 _BATCH: Final = 256
 _AT_ONCE: Final = 64
-#: What is sent in a row at a batch's end: with `_AT_ONCE` this bounds what is held until then.
+#: Up to which size messages are sent in a row at a batch's end: with `_AT_ONCE` this bounds what is
+#: held until then.
 _SMALL: Final = 2048
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
@@ -70,6 +71,8 @@ class Splicer:
         self.left = 0
         #: Those that have something of this batch to send.
         self.unsent: list[SplicedLeg] = []
+        #: Those that have something to read which makes no event: TLS has decrypted it already.
+        self.unread: list[SplicedLeg] = []
 
     async def run(self) -> None:
         """Move bytes until cancelled; sessions that are still here then must be cancelled too."""
@@ -98,16 +101,28 @@ class Splicer:
             self.flush()
 
     def flush(self) -> None:
-        """Send what legs have put aside, also what comes to be put aside meanwhile.
+        """Send what legs have put aside, and read what makes no event, until there is neither.
 
         A bug here ends a leg's session, not the others.
         """
-        for leg in self.unsent:
-            try:
-                leg.push()
-            except Exception as exc:
-                leg.splice.fail(exc)
-        self.unsent.clear()
+        while True:
+            for leg in self.unsent:
+                try:
+                    leg.push()
+                except Exception as exc:
+                    leg.splice.fail(exc)
+            self.unsent.clear()
+            if not self.unread:
+                return
+            leg = self.unread.pop()
+            # It may have gone since, or must wait until the other one takes something.
+            if leg.events & IN:
+                leg.ready(IN)
+
+    def spend(self, weight: int) -> None:
+        """Make a turn shorter by what is about to be done, and have no message wait for it."""
+        self.left -= weight
+        self.flush()
 
     def watch(self, leg: Watched, events: int) -> None:
         """Ask for just these events of a leg; none takes it out."""
@@ -211,13 +226,6 @@ class MeteredLeg(SplicedLeg):
 
     __slots__ = ()
 
-    def ready(self, events: int) -> None:
-        super().ready(events)
-        self.splice.meter(self)
-        # What TLS has decrypted and a small read has left makes no event.
-        while self.transport.pending and self.events & IN:
-            super().ready(IN)
-            self.splice.meter(self)
-
     def read(self, view: memoryview = _VIEW) -> None:
         super().read(view[: self.splice.terms.chunk])
+        self.splice.meter(self)

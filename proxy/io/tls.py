@@ -42,6 +42,7 @@ class TlsTransport(SocketTransport):
     __slots__ = (
         "_ended",
         "_incoming",
+        "_kept",
         "_large",
         "_more",
         "_outgoing",
@@ -69,6 +70,8 @@ class TlsTransport(SocketTransport):
         self._outgoing = ssl.MemoryBIO()
         #: There may be something to decrypt without reading from the network.
         self._more = False
+        #: What was decrypted before its time.
+        self._kept = b""
         self._ended = self.cut_short = False
         self._piece = PIECE
         self._large = 0
@@ -146,7 +149,7 @@ class TlsTransport(SocketTransport):
             BlockingIOError: nothing is there.
             OSError: the connection is broken, or what came is not TLS.
         """
-        if self._more and (filled := self._decrypt(buffer)):
+        if self._more and (filled := self._rest(buffer)):
             return filled
         if self._ended:
             return 0
@@ -165,6 +168,16 @@ class TlsTransport(SocketTransport):
         if not filled and not self._ended:
             raise BlockingIOError
         return filled
+
+    def _rest(self, buffer: memoryview) -> int:
+        """Return what a smaller buffer has left."""
+        if not self._kept:
+            return self._decrypt(buffer)
+        size = min(len(self._kept), len(buffer))
+        buffer[:size] = self._kept[:size]
+        self._kept = self._kept[size:]
+        self._more = bool(self._kept)
+        return size
 
     def _decrypt_pieces(self, received: int, buffer: memoryview) -> int:
         filled = 0
@@ -194,15 +207,23 @@ class TlsTransport(SocketTransport):
                 rest = buffer[filled:]
                 count = self.tls.read(size - filled, rest)  # type: ignore[assignment]  # as said
                 filled += count
-            self._ended = not count
             self._more = filled == size
+            if not count:
+                self._hear_goodbye()
         except ssl.SSLWantReadError:
             self._more = False
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             # With or without close_notify: WebSocket and HTTP framing show whether all has come.
             self._more = False
-            self._ended = True
+            self._hear_goodbye()
         return filled
+
+    def _hear_goodbye(self) -> None:
+        self._ended = True
+        # It may have come behind data, from a peer that keeps its connection to hear ours: from
+        # here on the socket is readable, so that whoever waits for it is told of the end.
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
 
     def _answer_key_updates(self) -> None:
         """Send what TLS itself has to say to what was read, and bound it (RFC 8446 section 4.6.3).
@@ -246,11 +267,24 @@ class TlsTransport(SocketTransport):
             return self.send(b"")
         return self.push()
 
-    def say_eof(self) -> None:
-        """Say close_notify, then that nothing more comes."""
-        with suppress(OSError):
-            # Raises SSLWantReadError: the peer's own close_notify has not come yet.
-            self.tls.unwrap()
-        with suppress(OSError):
-            self.flush()
-        super().say_eof()
+    def say_eof(self) -> bool:
+        """Say close_notify, then that nothing more comes; return whether it is said.
+
+        What is not, because the kernel does not want it yet, is said by a later call.
+        """
+        if not self._said_eof:
+            self._keep_rest()
+            with suppress(OSError):
+                # Raises SSLWantReadError: the peer's own close_notify has not come yet.
+                self.tls.unwrap()
+            with suppress(OSError):
+                if not self.flush():
+                    return False
+        return super().say_eof()
+
+    def _keep_rest(self) -> None:
+        """Decrypt all that has come: on its way to the other's goodbye `unwrap` would lose it."""
+        if self._more and not self._kept:
+            rest = bytearray(BUFFER)
+            self._kept = bytes(rest[: self._decrypt(memoryview(rest))])
+        self._more = bool(self._kept)

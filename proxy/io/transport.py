@@ -5,8 +5,8 @@ non-blocking face (`recv_into`, `send`, `flush`), which is how the splicer moves
 without a task switch.  Both may be used in turn, never at the same time.
 
 `send` takes everything: what the kernel does not want yet stays in `backlog`, and whoever sends
-more before `flush` has emptied it makes that grow, so nobody does.  The bound is therefore what one
-`send` was given.  `put` leaves all of it there, for `push` to send.
+more before `flush` has emptied it makes that grow, so nobody does.  `put` leaves all of it there,
+for `push` to send.  The bound is therefore what was put before, and what one `send` was given.
 
 `io.tls` has the transport with TLS on it.
 """
@@ -54,7 +54,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        #: Bytes that were sent and did not yet go out.
+        #: Bytes that wait to go out.
         self.backlog: bytes | memoryview = b""
         self._said_eof = False
 
@@ -95,7 +95,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         self.backlog = b"".join((self.backlog, data)) if self.backlog else bytes(data)
 
     def flush(self) -> bool:
-        """Send what is left; return whether all is out.
+        """Send all that is left, also what TLS itself has to say; return whether all is out.
 
         Raises:
             OSError: the connection is broken.
@@ -103,7 +103,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         return self.push()
 
     def push(self) -> bool:
-        """Send what is in `backlog`; return whether all is out.
+        """Send what is in `backlog` and nothing else; return whether that is out.
 
         Raises:
             OSError: the connection is broken.
@@ -172,17 +172,23 @@ class SocketTransport(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this transport was closed")
         await trio.lowlevel.wait_writable(self.sock)
 
-    def say_eof(self) -> None:
-        """Tell the peer, without waiting, that nothing more comes; receiving goes on."""
-        self._said_eof = True
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
+    def say_eof(self) -> bool:
+        """Tell the peer, without waiting, that nothing more comes; receiving goes on.
+
+        Return whether it is said, or cannot be; else it is to be called again.
+        """
+        if not self._said_eof:
+            self._said_eof = True
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+        return True
 
     async def send_eof(self) -> None:
         if self.sock.fileno() < 0:
             raise trio.ClosedResourceError("this transport was closed")
-        self.say_eof()
         await trio.lowlevel.checkpoint()
+        while not self.say_eof():
+            await self.wait_send_all_might_not_block()
 
     async def wait_hang_up(self) -> None:
         """Return when the peer has ended its side, looked for once a second, with nothing read.
@@ -240,9 +246,8 @@ async def hang_up(transport: SocketTransport) -> None:
     a Close frame on its way.  Call it under a deadline.
     """
     try:
-        while not transport.flush():
+        while not (transport.flush() and transport.say_eof()):
             await trio.lowlevel.wait_writable(transport.sock)
-        transport.say_eof()
         while True:
             try:
                 if not transport.sock.recv_into(RECEIVED):

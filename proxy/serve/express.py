@@ -169,7 +169,7 @@ class Express:
         if not (self._http.receive_nowait() and self._http.has_begun):
             # Or an empty line behind the last request's body, which begins none.
             return
-        self._splicer.left -= _WEIGHT
+        self._splicer.spend(_WEIGHT)
         now = trio.current_time()
         connection = self._connection
         self._exchange = exchange = Exchange(
@@ -191,7 +191,7 @@ class Express:
             self._end(outcome.Error(exc))
 
     def _finish(self) -> None:
-        self._splicer.left -= _WEIGHT
+        self._splicer.spend(_WEIGHT)
         now = trio.current_time()
         exchange = self._exchange
         assert exchange is not None

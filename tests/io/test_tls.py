@@ -100,6 +100,50 @@ async def test_saying_goodbye_twice_disturbs_nothing(
         await trio.aclose_forcefully(client)
 
 
+@pytest.mark.parametrize("first", [1, 16_384, 20_000])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_goodbye_loses_nothing_that_came_before_it(
+    version: ssl.TLSVersion, first: int, exact_tls: ssl.SSLContext, ca: trustme.CA
+) -> None:
+    """A slow reader has left some of it where OpenSSL, looking for a goodbye, would drop it."""
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(server_tls)
+    server_tls.maximum_version = version
+    words = bytes(range(250)) * 200
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        await client.send_all(words)
+        heard = await transport.receive_some(first)
+        while len(heard) < len(words):
+            assert transport.say_eof()
+            heard += await transport.receive_some(1000)
+        await client.send_all(b"the last word")
+        assert await transport.receive_some() == b"the last word"
+        assert not transport.pending
+        transport.close()
+        await trio.aclose_forcefully(client)
+
+    assert heard == words
+
+
+async def test_goodbye_finds_room(exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext) -> None:
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        sent = 1000
+        while transport.send(bytes(1000)):
+            sent += 1000
+        assert not transport.say_eof()
+        heard = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.send_eof)
+            while data := await client.receive_some():
+                heard += len(data)
+        transport.close()
+        await trio.aclose_forcefully(client)
+
+    assert heard == sent
+
+
 @pytest.mark.parametrize("goodbye", [True, False])
 async def test_an_end_without_a_goodbye_is_told_apart(
     goodbye: bool, exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
