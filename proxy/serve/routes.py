@@ -15,7 +15,7 @@ import attrs
 from proxy.config.route import Route
 from proxy.errors import MethodNotAllowed, NoRoute, UpgradeRequired
 from proxy.wire.headers import Headers
-from proxy.wire.target import host_name
+from proxy.wire.target import comparable, host_name
 
 _NONE: Final[Mapping[str, Hashable]] = {}
 #: No longer name can be asked for in DNS, so none is compared with what stands for many.
@@ -99,7 +99,7 @@ class Routes:
         key = asked.listener, asked.host, path, asked.method
         if not asked.websocket and (known := self._known.get(key)) is not None:
             return known
-        route = self._find(asked, path)
+        route = self._find(asked, comparable(path))
         short = len(asked.host) + len(path) + len(asked.method) <= _SHORT
         if short and self._remembers and not asked.websocket:
             if len(self._known) >= _REMEMBERED:
@@ -116,7 +116,7 @@ class Routes:
 
     def failed(self, asked: Asked) -> list[tuple[Route, Condition | None]]:
         """Return the routes as they are tried, each with the first of its conditions that fails."""
-        path, name = asked.target.partition("?")[0], host_name(asked.host)
+        path, name = comparable(asked.target.partition("?")[0]), host_name(asked.host)
         return [(entry.route, entry.failed_of_all(asked, path, name)) for entry in self._entries]
 
     def shadowed(self, listeners: Collection[str]) -> list[tuple[Route, Route]]:
@@ -168,6 +168,8 @@ class _Entry:
     route: Route
     plain: bool
     websocket: bool
+    path: str | None
+    prefix: str | None
     #: What a path below its prefix begins with.
     below: str
     #: To a deepstream node another query is another path, and not one of its own.
@@ -179,11 +181,14 @@ class _Entry:
     @classmethod
     def of(cls, route: Route) -> _Entry:
         plain, websocket = route.takes
+        path, prefix = route.path, route.prefix
         return cls(
             route,
             plain,
             websocket,
-            below=f"{(route.prefix or '').rstrip('/')}/",
+            path=path and comparable(path),
+            prefix=prefix and comparable(prefix),
+            below=f"{comparable(prefix or '').rstrip('/')}/",
             whole_target=matches_whole_target(route),
             methods=route.allowed_methods,
             headers=tuple(
@@ -199,10 +204,9 @@ class _Entry:
         return stands_for(self.route.host, name or "")
 
     def takes_path(self, path: str) -> bool:
-        route = self.route
-        if route.path is not None:
-            return path == route.path
-        return path.startswith(self.below) or path == route.prefix
+        if self.path is not None:
+            return path == self.path
+        return path.startswith(self.below) or path == self.prefix
 
     def failed(self, asked: Asked) -> Condition | None:
         """Return the first condition that fails, of those that are not looked up."""
@@ -210,7 +214,7 @@ class _Entry:
             if not self.websocket:
                 return "websocket"
             if self.whole_target and asked.target != self.route.path:
-                return "query"
+                return "query" if "?" in asked.target else "path"
         elif not self.plain:
             return "websocket"
         for name, value in self.headers:
@@ -228,7 +232,7 @@ class _Entry:
         if not stands_for(route.host, name):
             return "host"
         if not self.takes_path(path):
-            return "prefix" if route.path is None else "path"
+            return "prefix" if self.path is None else "path"
         return self.failed(asked)
 
     def covers(self, other: _Entry, listeners: Collection[str]) -> bool:
@@ -242,7 +246,7 @@ class _Entry:
             return False
         if ours.path is not None and theirs.path is None:
             return False
-        if not self.takes_path(theirs.path or theirs.prefix or ""):
+        if not self.takes_path(other.path or other.prefix or ""):
             return False
         return self._asks_no_more(other)
 
@@ -269,12 +273,12 @@ class _Table:
     __slots__ = ("paths", "prefixes")
 
     def __init__(self, entries: Sequence[_Entry]) -> None:
-        self.prefixes = [entry for entry in entries if entry.route.path is None]
+        self.prefixes = [entry for entry in entries if entry.path is None]
         order = {entry: index for index, entry in enumerate(entries)}
         exact: dict[str, list[_Entry]] = {}
         for entry in entries:
-            if entry.route.path is not None:
-                exact.setdefault(entry.route.path, []).append(entry)
+            if entry.path is not None:
+                exact.setdefault(entry.path, []).append(entry)
         #: By each exact path, all that take it.
         self.paths = {
             path: sorted(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from proxy.config.http import Redirect
 from proxy.config.route import Route
 from proxy.errors import BadRequest
 
+_ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+#: RFC 3986 section 2.3: what means the same whether it is encoded or not.
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 #: RFC 9110 section 4.2: a port that need not be said.
 _DEFAULT_PORTS = {"http": b"80", "https": b"443"}
 
@@ -15,6 +21,19 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0].removeprefix("[").lower()
     return host.partition(":")[0].lower().removesuffix(".")
+
+
+def comparable(path: str) -> str:
+    """Return a path as routes compare it: encoded as much as it must be, and in one way.
+
+    RFC 3986 section 6.2.2: nodes may take `/%61` for `/a`, so a rule for `/a` has to.
+    """
+    return _ENCODED.sub(_decoded, path) if "%" in path else path
+
+
+def _decoded(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
 
 
 def rewritten(target: bytes, route: Route) -> bytes:
@@ -31,14 +50,21 @@ def _rewritten(path: bytes, route: Route) -> bytes:
         return path
     if rewrite.path is not None:
         return rewrite.path.encode()
-    # What is left begins with a slash, or is nothing: prefixes are whole segments.
     if rewrite.strip_prefix is not None:
-        front, rest = "", path[len(rewrite.strip_prefix.rstrip("/")) :]
+        front, back = "", rewrite.strip_prefix
     else:
         assert rewrite.replace_prefix is not None
         assert route.prefix is not None
-        front, rest = rewrite.replace_prefix.rstrip("/"), path[len(route.prefix.rstrip("/")) :]
-    return front.encode() + rest or b"/"
+        front, back = rewrite.replace_prefix, route.prefix
+    # What is left begins with a slash, or is nothing: prefixes are whole segments.
+    return front.rstrip("/").encode() + _without(path, back.rstrip("/")) or b"/"
+
+
+def _without(path: bytes, prefix: str) -> bytes:
+    """Return what is left of a path behind a prefix, which it has as routes compare it."""
+    if not path.startswith(prefix.encode()):
+        path, prefix = comparable(path.decode()).encode(), comparable(prefix)
+    return path[len(prefix) :]
 
 
 def location(redirect: Redirect, scheme: str, host: bytes, target: bytes) -> bytes:

@@ -54,6 +54,9 @@ def ask(
         ("/healthz/", False, "all"),
         ("/", False, "all"),
         ("/only", False, "all"),
+        ("/%61pi/%61dm%69n", False, "admin"),
+        ("/api%2Fadmin", False, "all"),
+        ("/%68ealthz?%78", False, "health"),
     ],
 )
 def test_matches(target: str, *, websocket: bool, upstream: str) -> None:
@@ -66,6 +69,17 @@ def test_matches(target: str, *, websocket: bool, upstream: str) -> None:
 def test_no_websocket_route(target: str) -> None:
     with pytest.raises(NoRoute):
         ask(ROUTES, target, websocket=True)
+
+
+@pytest.mark.parametrize("keys", [{"path": "/a%2f%62"}, {"prefix": "/a%2f%62"}])
+@pytest.mark.parametrize("target", ["/a%2fb", "/%61%2F%62?q"])
+def test_encoded_paths_are_compared_as_well(keys: dict[str, Any], target: str) -> None:
+    assert ask(Routes([Route(upstream="u", **keys)]), target) == "u"
+
+
+def test_a_handshakes_path_has_to_be_what_a_node_compares_it_with() -> None:
+    asked = Asked("public", "example.org", "/%64eepstream", websocket=True)
+    assert {why for route, why in ROUTES.failed(asked) if route.upstream == "ws"} == {"path"}
 
 
 @pytest.mark.parametrize("host", ["rt.example.org", "RT.Example.org:8443", "rt.example.org."])

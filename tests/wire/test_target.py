@@ -13,7 +13,7 @@ from proxy.config.http import Redirect, Rewrite
 from proxy.config.route import Route
 from proxy.errors import BadRequest
 from proxy.wire.head import Request, check_request
-from proxy.wire.target import host_name, location, rewritten
+from proxy.wire.target import comparable, host_name, location, rewritten
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,21 @@ from proxy.wire.target import host_name, location, rewritten
 )
 def test_host_name(host: str, name: str) -> None:
     assert host_name(host) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "as_compared"),
+    [
+        ("/plain", "/plain"),
+        ("/%61%5A%30%2d%2E%5f%7e", "/aZ0-._~"),
+        ("/%2fa%3b%25%c3%A9", "/%2Fa%3B%25%C3%A9"),
+        # Once only, and what is no encoding stays.
+        ("/%2561", "/%2561"),
+        ("/%6%61%zz%", "/%6a%zz%"),
+    ],
+)
+def test_comparable(path: str, as_compared: str) -> None:
+    assert comparable(path) == as_compared
 
 
 @pytest.mark.parametrize(
@@ -54,6 +69,11 @@ def test_host_name(host: str, name: str) -> None:
         ({"path": "/a/b", "rewrite": Rewrite(strip_prefix="/a")}, b"/a/b?q", b"/b?q"),
         ({"path": "/dsdeepstream", "rewrite": Rewrite(path="/ds")}, b"/dsdeepstream?q", b"/ds?q"),
         ({"path": "/a", "rewrite": Rewrite(path="/b"), "drop_query": True}, b"/a?q", b"/b"),
+        ({"prefix": "/api"}, b"/%61pi/%62", b"/%61pi/%62"),
+        ({"prefix": "/api", "rewrite": Rewrite(strip_prefix="/api")}, b"/%61pi/x", b"/x"),
+        ({"prefix": "/api", "rewrite": Rewrite(strip_prefix="/api")}, b"/a%70%69?q", b"/?q"),
+        ({"prefix": "/%61/b", "rewrite": Rewrite(strip_prefix="/%61")}, b"/a/b%2fc", b"/b%2Fc"),
+        ({"prefix": "/a%2fb", "rewrite": Rewrite(replace_prefix="/v")}, b"/a%2Fb/c", b"/v/c"),
     ],
 )
 def test_rewritten(keys: dict[str, Any], target: bytes, onward: bytes) -> None:
