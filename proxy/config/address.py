@@ -51,3 +51,11 @@ class Address:
         if self.srv:
             return f"srv:{self.srv}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """How it is called in a Host header."""
+        if self.path:
+            return "localhost"
+        # The zone of a link-local address means something here only (RFC 6874 section 1).
+        return str(attrs.evolve(self, host=self.host.partition("%")[0]))

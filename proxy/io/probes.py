@@ -13,7 +13,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-import attrs
 import h11
 import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -124,20 +123,11 @@ async def _find(node: NodeHttp, expected: bytes) -> None:
 
 
 def _request(config: Probe, address: Address, *own: tuple[bytes, bytes]) -> h11.Request:
-    headers = [(b"Host", _host(config, address).encode())]
+    headers = [(b"Host", (config.host or address.authority).encode())]
     if config.origin:
         headers.append((b"Origin", config.origin.encode()))
     headers += [(name.encode(), value.encode()) for name, value in config.headers.items()]
     return h11.Request(method=b"GET", target=config.target, headers=[*headers, *own])
-
-
-def _host(config: Probe, address: Address) -> str:
-    if config.host:
-        return config.host
-    if address.path:
-        return "localhost"
-    # The zone of a link-local address means something on this machine only (RFC 6874 section 1).
-    return str(attrs.evolve(address, host=address.host.partition("%")[0]))
 
 
 async def _ask(node: NodeHttp, request: h11.Request) -> Response:

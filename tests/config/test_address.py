@@ -120,3 +120,16 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
 
 def test_addresses_are_values() -> None:
     assert len({Address("a", 1), Address("a", 1), Address("a", 2)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:6020", "127.0.0.1:6020"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ("[fe80::1%eth0]:80", "[fe80::1]:80"),
+        ("unix:/run/node.sock", "localhost"),
+    ],
+)
+def test_authority(text: str, expected: str) -> None:
+    assert Address.parse(text).authority == expected
