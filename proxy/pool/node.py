@@ -86,6 +86,8 @@ class Node:
     ) -> None:
         self.address = address or config.address
         self.name = str(self.address)
+        #: How it is called in a request that does not say what host it means.
+        self.authority = self.address.authority
         #: Sessions and requests under way.
         self.sessions = 0
         self.admin: Admin = "ready"

@@ -30,12 +30,8 @@ from proxy.io.node_http import NodeHttp
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire.head import Request, Response
-from proxy.wire.headers import (
-    ClientFacts,
-    Headers,
-    for_nodes,
-    request_headers,
-)
+from proxy.wire.headers import ClientFacts
+from proxy.wire.node_headers import node_headers
 
 from .answering import Answering
 from .download import Download
@@ -261,34 +257,19 @@ class Forward:
         """Send the head, and the body if it is here; return whether all has gone out."""
         request, body = self._request, self._upload.whole
         self._answering.reset()
-        headers = self._node_headers(attempt)
+        headers = node_headers(
+            request,
+            self._facts,
+            authority=attempt.node.authority,
+            whole=body is not None,
+            keeps=attempt.upstream.config.keeps_connections,
+        )
         is_out = node.ask_nowait(request.method, request.target, headers, body or b"")
         if body is not None:
             self._record.bytes_from_client = len(body)
             self._answering.tells_100 = False
             self._answering.start(now)
         return is_out
-
-    def _node_headers(self, attempt: Attempt) -> Headers:
-        request = self._request
-        headers = request_headers(request.headers, self._facts, request.once(for_nodes))
-        if request.get(b"expect") is not None and (
-            self._upload.whole is not None or not self._client.is_modern
-        ):
-            # There is nothing to go on with: all of it is here, or it knows nothing of that.
-            headers = [pair for pair in headers if pair[0].lower() != b"expect"]
-        if request.get(b"host") is None:
-            host = "localhost" if attempt.node.address.path else attempt.node.name
-            headers.insert(0, (b"Host", host.encode()))
-        if self._upload.chunked:
-            headers.append((b"Transfer-Encoding", b"chunked"))
-        options = [] if attempt.upstream.config.keeps_connections else [b"close"]
-        if self._client.takes_trailers:
-            headers.append((b"TE", b"trailers"))
-            options.append(b"TE")
-        if options:
-            headers.append((b"Connection", b", ".join(options)))
-        return headers
 
     async def _exchange(self, node: NodeHttp) -> None:
         """Send the body, if it is not sent yet, while the answer may come already."""
