@@ -55,7 +55,7 @@ def main() -> None:
 def check(file: Path) -> None:
     """Check a configuration and say what it would bind; exit code 2 if it has faults."""
     from .io.contexts import remarks
-    from .serve.explain import label
+    from .serve.explanation import label
     from .serve.routes import Routes
 
     config, contexts = _load(file)
@@ -101,6 +101,7 @@ def run(file: Path) -> None:
     "--client", default="127.0.0.1", show_default=True, help="Who asks: an address, or unix."
 )
 @click.option("--websocket", is_flag=True, help="It is a WebSocket handshake, as with ws and wss.")
+@click.option("-0", "--http1.0", "old", is_flag=True, help='HTTP/1.0; -H "Host:" is no Host then.')
 @click.option("--listener", help="Where it comes in, by name; default: by scheme and port.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def explain(
@@ -112,6 +113,7 @@ def explain(
     listener: str | None,
     *,
     websocket: bool,
+    old: bool,
     as_json: bool,
 ) -> None:
     """Say what would become of a request for URL, and why, without sending anything.
@@ -119,7 +121,8 @@ def explain(
     Exit code 0 if it has a route, 1 if it would be refused (403, 404, 405, 426 ...), 2 if the
     configuration has faults.
     """
-    from .serve.explain import explain, text
+    from .serve.explain import explain
+    from .serve.explanation import text
     from .serve.question import Question
 
     config, _ = _load(file)
@@ -131,6 +134,7 @@ def explain(
             client=client,
             websocket=websocket,
             listener=listener,
+            old=old,
         )
         explanation = explain(config, question)
     except ValueError as exc:

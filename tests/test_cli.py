@@ -149,6 +149,7 @@ def test_check_warns_of_routes_that_nobody_gets_to(tmp_path: Path) -> None:
         (["http://h/deepstream", "--websocket"], 0, "nodes     127.0.0.1:1 (weight 1)"),
         (["http://h/deepstream"], 1, "answer    426 Upgrade Required: "),
         (["http://h/x", "-X", "PUT", "-H", "X: y"], 1, "answer    404 Not Found: "),
+        (["http://h/x", "-0", "-H", "Host:"], 1, "request   GET /x HTTP/1.0 (plain request"),
         (["ws://h/deepstream", "--client", "unix"], 0, "from unix)"),
         (["ws://h/deepstream", "--listener", "public"], 0, "listener  public 127.0.0.1:0 (http)"),
     ],

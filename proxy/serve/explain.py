@@ -6,27 +6,33 @@ What depends on the moment is left out: which nodes are up, who has used up a ra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from random import Random
-from typing import Final, Literal
-
-import attrs
+from collections.abc import Iterator
+from typing import Final
 
 from proxy.config.model import Config, Listener
 from proxy.config.route import Route
 from proxy.errors import BodyTooLarge, HeadTooLarge, Refusal, RouteAnswer
-from proxy.pool.policy import rendezvous
-from proxy.pool.upstream import Upstream, needs_resolving
+from proxy.pool.node import Node
+from proxy.pool.upstream import Upstream
 from proxy.wire.body import SizedBody, request_body
 from proxy.wire.client_certificate import SAMPLE
 from proxy.wire.clients import Clients, Peer
 from proxy.wire.handshake import check_upgrade, node_request, wants_websocket
 from proxy.wire.head import Request, check_request, read_request, write_request
-from proxy.wire.headers import ClientFacts, HeadLimits, request_headers
-from proxy.wire.refusal import reason_phrase
+from proxy.wire.headers import ClientFacts, HeadLimits
+from proxy.wire.node_headers import node_headers
 
 from .admission import check_address
 from .answer import add_page, onward, own_answer
+from .explanation import (
+    Explanation,
+    bounds,
+    label,
+    listener_title,
+    named_listener,
+    pointed_to,
+    pool_of,
+)
 from .question import Question
 from .reach import key_of
 from .routes import Asked, Condition, Routes
@@ -35,49 +41,8 @@ from .routes import Asked, Condition, Routes
 _REQUEST_ID: Final = "(of each request)"
 #: Stands where each process has a name of its own.
 _INSTANCE: Final = "(of each process)"
-
-
-@attrs.frozen(kw_only=True)
-class Candidate:
-    """A node as it is configured; `chosen` is whether this request's key points to it."""
-
-    address: str
-    weight: int
-    backup: bool
-    max_sessions: int
-    chosen: bool = False
-
-
-@attrs.define(kw_only=True)
-class Explanation:
-    """What would become of a request."""
-
-    listener: str
-    scheme: Literal["http", "https"]
-    client: str
-    #: The request line as understood, and whether it is a WebSocket handshake.
-    request: str
-    websocket: bool
-    #: The route, and why not the others, in the order in which they are tried.
-    route: str = ""
-    others: list[tuple[str, str]] = attrs.field(factory=list)
-    #: What the client is told: by the route, or since the request is `refused`.
-    refused: bool = False
-    status: int = 0
-    reason: str = ""
-    token: str = ""
-    answer: list[str] = attrs.field(factory=list)
-    upstream: str = ""
-    balance: str = ""
-    candidates: list[Candidate] = attrs.field(factory=list)
-    #: The request's head as a node gets it.
-    sent: list[str] = attrs.field(factory=list)
-    #: What is in force, by its key in the configuration.
-    limits: dict[str, object] = attrs.field(factory=dict)
-
-    def fields(self) -> dict[str, object]:
-        """Return all of it, for JSON."""
-        return attrs.asdict(self)
+#: Stands where each node has a name of its own, for a request without Host.
+_AUTHORITY: Final = "(of each node)"
 
 
 def explain(config: Config, question: Question) -> Explanation:
@@ -88,45 +53,82 @@ def explain(config: Config, question: Question) -> Explanation:
     """
     listener, request = _listener(config, question), question.request
     found = Explanation(
-        listener=f"{listener.name} {listener.bind}".lstrip(),
+        listener=listener_title(listener),
         scheme=listener.scheme,
         client=question.client,
-        request=f"{request.method.decode()} {question.whole_target}",
+        request=question.title,
         websocket=wants_websocket(request),
     )
     clients = Clients(config, _INSTANCE)
-    peer = _peer(config, listener, question)
-    facts = clients.facts(peer, request, _REQUEST_ID)
+    facts = clients.facts(_peer(config, listener, question), request, _REQUEST_ID)
     found.client = facts.address
     route: Route | None = None
     try:
-        limits = config.limits
-        head = write_request(request.method, request.target, request.headers)
-        if len(head) > limits.head_bytes:
-            raise HeadTooLarge
-        bounds = HeadLimits(limits.head_bytes, limits.target_bytes, limits.headers)
-        request = check_request(read_request(head, bounds))
+        request = _understood(config, question)
         clients.check_hops(request)
         route = _route(config, listener, request, found)
         check_address(route, facts.address)
         found.limits = dict(_limits(config, route, websocket=found.websocket))
         facts.heads = clients.heads(route)
-        body = request_body(request)
-        most = limits.body_bytes if route.body_bytes is None else route.body_bytes
-        if route.upstream and isinstance(body, SizedBody) and body.size > most:
-            raise BodyTooLarge
         goes_on = onward(request, route)
         if route.upstream is None:
             raise own_answer(route, goes_on, facts)
-        found.sent = _sent(goes_on, route, facts, websocket=found.websocket)
-        _candidates(config, route.upstream, request, facts, found)
+        pool = pool_of(config, route.upstream)
+        node = pointed_to(pool, key_of(pool, request, request.target.decode(), facts))
+        if found.websocket:
+            head = _handshake(goes_on, route, facts)
+        else:
+            _check_body(config, route, request)
+            head = _plain(goes_on, facts, pool, node)
+        found.sent = head.decode("latin-1").split("\r\n")[:-2]
+        found.note_pool(pool, node)
     except Refusal as refusal:
         add_page(refusal, route, config)
         found.refused = not isinstance(refusal, RouteAnswer)
         found.status, found.token = refusal.status, refusal.token if refusal.is_fault else ""
         found.reason = refusal.detail
-        found.answer = _lines(refusal.headers)
+        found.answer = [f"{n.decode()}: {v.decode('latin-1')}" for n, v in refusal.headers]
     return found
+
+
+def _understood(config: Config, question: Question) -> Request:
+    """Return the request as it is read from the bytes that come in."""
+    limits, head = config.limits, question.head
+    if len(head) > limits.head_bytes:
+        raise HeadTooLarge
+    largest = HeadLimits(limits.head_bytes, limits.target_bytes, limits.headers)
+    return check_request(read_request(head, largest))
+
+
+def _check_body(config: Config, route: Route, request: Request) -> None:
+    body = request_body(request)
+    most = config.limits.body_bytes if route.body_bytes is None else route.body_bytes
+    if isinstance(body, SizedBody) and body.size > most:
+        raise BodyTooLarge
+
+
+def _plain(request: Request, facts: ClientFacts, pool: Upstream, chosen: Node | None) -> bytes:
+    """Return the head of a plain request as a node gets it."""
+    if chosen is None and len(pool.nodes) == len(pool.config.nodes) == 1:
+        chosen = pool.nodes[0]
+    headers = node_headers(
+        request,
+        facts,
+        authority=_AUTHORITY if chosen is None else chosen.authority,
+        # Nothing else depends on it but an expectation, and who has one waits with the body.
+        whole=request_body(request).done,
+        keeps=pool.config.keeps_connections,
+    )
+    return write_request(request.method, request.target, headers)
+
+
+def _handshake(request: Request, route: Route, facts: ClientFacts) -> bytes:
+    """Return the head of a WebSocket handshake as a node gets it."""
+    upgrade = check_upgrade(
+        request.method, request.target, request.http_version, request.headers, route.origins
+    )
+    sent = node_request(upgrade, facts)
+    return write_request(sent.method, sent.target, sent.headers.raw_items())
 
 
 def _peer(config: Config, listener: Listener, question: Question) -> Peer:
@@ -137,30 +139,26 @@ def _peer(config: Config, listener: Listener, question: Question) -> Peer:
     return Peer(question.client, listener, port, listener.scheme, shown)
 
 
-def label(config: Config, route: Route) -> str:
-    """Return how to call a route of a configuration: its place there, and its name."""
-    index = next(index for index, one in enumerate(config.routes) if one is route)
-    return f"routes[{index}] {route.name}"
-
-
 def _listener(config: Config, question: Question) -> Listener:
     """Return the listener that is named, or is bound to the port, or may be behind another one."""
     if question.listener is not None:
-        for listener in config.listeners:
-            if question.listener in (listener.name, str(listener.bind)):
-                return _for_http(listener)
-        raise ValueError(f"no listener is called {question.listener!r}")
+        return _for_http(named_listener(config, question.listener))
     fitting = [one for one in config.listeners if (one.tls is not None) == question.secure]
-    if not fitting:
+    there = [listener for listener in config.listeners if listener.bind.port == question.port]
+    bound = [listener for listener in there if listener in fitting]
+    if not bound and any(listener.mode == "tcp" for listener in there):
+        # TLS that passes through comes to a listener without.
+        bound = [listener for listener in there if listener.mode == "tcp"]
+    elif not fitting:
         raise ValueError(f"no listener {'has' if question.secure else 'is without'} TLS")
-    bound = [listener for listener in fitting if listener.bind.port == question.port]
     http = [listener for listener in fitting if listener.mode == "http"]
     return _for_http((bound or http or fitting)[0])
 
 
 def _for_http(listener: Listener) -> Listener:
     if listener.mode == "tcp":
-        raise ValueError(f"on {listener.name!r} bytes pass unseen: there are no requests")
+        reason = "bytes pass unseen: there are no requests"
+        raise ValueError(f"on {listener.name!r} {reason}")
     return listener
 
 
@@ -229,87 +227,5 @@ def _limits(config: Config, route: Route, *, websocket: bool) -> Iterator[tuple[
         return
     for name in ("frames", "idle_timeout", "write_stall", "on_stall"):
         yield name, getattr(route, name)
-    for section in ("limits", "ping"):
-        for name, value in attrs.asdict(getattr(route, section)).items():
-            # 0 is no limit.
-            if value:
-                yield f"{section}.{name}", value
-
-
-def _sent(request: Request, route: Route, facts: ClientFacts, *, websocket: bool) -> list[str]:
-    headers = request.headers
-    if websocket:
-        upgrade = check_upgrade(
-            request.method, request.target, request.http_version, headers, route.origins
-        )
-        headers = node_request(upgrade, facts).headers.raw_items()
-    else:
-        headers = request_headers(headers, facts)
-    line = b"%s %s HTTP/1.1" % (request.method, request.target)
-    return [line.decode(), *_lines(headers)]
-
-
-def _lines(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
-    return [f"{name.decode()}: {value.decode('latin-1')}" for name, value in headers]
-
-
-def _candidates(
-    config: Config, name: str, request: Request, facts: ClientFacts, found: Explanation
-) -> None:
-    upstream = Upstream(name, config.upstreams[name], Random())
-    found.upstream, found.balance = name, upstream.config.balance
-    names = any(needs_resolving(node.address) for node in upstream.config.nodes)
-    key = key_of(upstream, request, request.target.decode(), facts)
-    chosen = None
-    if key and not names:
-        # Where names stand for nodes, only their addresses have a place in the ring.
-        first = [node for node in upstream.nodes if not node.backup]
-        chosen = rendezvous(first, 0.0, key, Random()).address
-    found.candidates = [
-        Candidate(
-            address=str(node.address),
-            weight=node.weight,
-            backup=node.backup,
-            max_sessions=node.max_sessions,
-            chosen=node.address == chosen,
-        )
-        for node in upstream.config.nodes
-    ]
-
-
-def text(found: Explanation) -> str:
-    """Return an explanation for people: a block for each part, aligned."""
-    kind = "WebSocket handshake" if found.websocket else "plain request"
-    blocks = {
-        "listener": [f"{found.listener} ({found.scheme})"],
-        "request": [f"{found.request} ({kind} from {found.client})"],
-        "route": [found.route or "none"],
-        "not": [f"{name}: {why}" for name, why in found.others],
-        "upstream": [f"{found.upstream} ({found.balance})"] if found.upstream else [],
-        "nodes": [_node(one) for one in found.candidates],
-        "sent": found.sent,
-        "answer": _answer(found) if found.status else [],
-        "limits": [f"{key} = {value}" for key, value in found.limits.items()],
-    }
-    return "\n".join(
-        f"{name if not index else '':<10}{line}".rstrip()
-        for name, lines in blocks.items()
-        for index, line in enumerate(lines)
-    )
-
-
-def _answer(found: Explanation) -> list[str]:
-    said = f"{found.status} {reason_phrase(found.status).decode()}".rstrip()
-    why = f": {found.reason} ({found.token})" if found.token else ""
-    return [said + why, *found.answer]
-
-
-def _node(node: Candidate) -> str:
-    told = [f"weight {node.weight}"]
-    if node.max_sessions:
-        told.append(f"at most {node.max_sessions}")
-    if node.backup:
-        told.append("backup")
-    if node.chosen:
-        told.append("this request's, by its key")
-    return f"{node.address} ({', '.join(told)})"
+    yield from bounds("limits", route.limits)
+    yield from bounds("ping", route.ping)

@@ -45,8 +45,11 @@ class Question:
         client: str = "127.0.0.1",
         websocket: bool = False,
         listener: str | None = None,
+        old: bool = False,
     ) -> Question:
         """Make one of what a command is given; headers are like "Name: value".
+
+        An `old` one is of HTTP/1.0, where "Host:" is for none at all.
 
         Raises:
             ValueError: that is no request.
@@ -54,31 +57,53 @@ class Question:
         parts = urlsplit(url)
         if parts.scheme not in _SECURE or not parts.hostname:
             raise ValueError(f"{url!r} is no URL like https://rt.example.org/path")
-        if client != "unix" and ip_address(client) is None:
-            raise ValueError(f'{client!r} is no address, and not "unix"')
+        _check_client(client)
         given = [_header(text) for text in headers]
         if websocket or parts.scheme in ("ws", "wss"):
             given += [pair for pair in _HANDSHAKE if get(given, pair[0].lower()) is None]
         if get(given, b"host") is None:
             given.insert(0, (b"Host", parts.netloc.rpartition("@")[2].encode()))
-        secure = _SECURE[parts.scheme]
+        elif old:
+            given = [pair for pair in given if pair[0].lower() != b"host" or pair[1]]
+        secure, version = _SECURE[parts.scheme], b"1.0" if old else b"1.1"
         try:
-            checked = h11.Request(method=method, target=_target(url), headers=given)
+            checked = h11.Request(
+                method=method, target=_target(url), headers=given, http_version=version
+            )
         except (h11.LocalProtocolError, UnicodeError) as exc:
             raise ValueError(f"that is no request: {exc}") from exc
         return cls(
             secure=secure,
             port=parts.port or (443 if secure else 80),
-            request=Request(checked.method, checked.target, given),
+            request=Request(checked.method, checked.target, given, None, version),
             client=client,
             listener=listener,
         )
+
+    @property
+    def title(self) -> str:
+        """The request line, its target with the host."""
+        request = self.request
+        old = " HTTP/1.0" if request.http_version == b"1.0" else ""
+        return f"{request.method.decode()} {self.whole_target}{old}"
 
     @property
     def whole_target(self) -> str:
         """The target with its host."""
         host = self.request.get(b"host") or b""
         return f"{host.decode('latin-1')}{self.request.target.decode()}"
+
+    @property
+    def head(self) -> bytes:
+        """The request's head as it comes in."""
+        request = self.request
+        line = b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)
+        return b"\r\n".join([line, *map(b": ".join, request.headers), b"", b""])
+
+
+def _check_client(client: str) -> None:
+    if client != "unix" and ip_address(client) is None:
+        raise ValueError(f'{client!r} is no address, and not "unix"')
 
 
 def _header(text: str) -> tuple[bytes, bytes]:

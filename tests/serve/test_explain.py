@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from proxy.config.load import parse_config
-from proxy.serve.explain import Candidate, Explanation, explain, label, text
+from proxy.serve.explain import explain
+from proxy.serve.explanation import Candidate, Explanation, text
 from proxy.serve.question import Question
 
 from .world import (
@@ -243,6 +244,33 @@ def test_a_key_points_to_a_node() -> None:
     assert not any(one.chosen for one in of("http://h:8080/a?k=1", named).candidates)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ('"10.0.0.1:1"', "10.0.0.1:1"),
+        ('"unix:/run/node"', "localhost"),
+        # Of several it is the one that is chosen.
+        ('"10.0.0.1:1", "10.0.0.2:1"', "(of each node)"),
+        ('"node.internal:1"', "(of each node)"),
+    ],
+)
+def test_host_of_a_request_without(nodes: str, host: str) -> None:
+    config = LISTENERS[: LISTENERS.index("[upstreams.u]")].replace('host = "h"', "")
+    config += f"[upstreams.u]\nnodes = [ {nodes} ]\n"
+    found = of("http://h:8080/a", config, headers=["Host:"], old=True)
+
+    assert found.sent[1] == f"Host: {host}"
+
+
+def test_what_is_too_much() -> None:
+    """A handshake has no body, whatever it says."""
+    long = ["Content-Length: 6"]
+    assert of("http://h:8080/api", headers=long).status == 413
+    assert of("http://h:8080/api", headers=["Content-Length: 5"]).status == 0
+    assert of("ws://h:8080/deepstream", headers=["Content-Length: 9999999"]).status == 400
+    assert of("http://h:8080/api", headers=["X: " + "y" * 2**14]).status == 431
+
+
 async def test_the_node_of_a_key_is_the_one_that_is_asked() -> None:
     config = LISTENERS.replace("backup = true", "weight = 2")
     for key in range(10):
@@ -295,13 +323,3 @@ def test_for_programs(url: str, options: dict[str, Any]) -> None:
     found = of(url, **options)
 
     assert json.loads(json.dumps(found.fields()))["route"] == found.route
-
-
-def test_label_is_where_it_stands() -> None:
-    config = parse_config(LISTENERS)
-
-    assert [label(config, route) for route in config.routes] == [
-        "routes[0] /a",
-        "routes[1] /a",
-        "routes[2] h/a*",
-    ]

@@ -65,6 +65,25 @@ def test_headers_go_before_those_that_are_made() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "title", "head"),
+    [
+        ({}, "GET h/a", b"GET /a HTTP/1.1\r\nHost: h\r\nX-A: b\r\n\r\n"),
+        ({"method": "PUT"}, "PUT h/a", b"PUT /a HTTP/1.1\r\nHost: h\r\nX-A: b\r\n\r\n"),
+        ({"old": True}, "GET h/a HTTP/1.0", b"GET /a HTTP/1.0\r\nHost: h\r\nX-A: b\r\n\r\n"),
+        (
+            {"old": True, "headers": ["host:", "X-A: b"]},
+            "GET /a HTTP/1.0",
+            b"GET /a HTTP/1.0\r\nX-A: b\r\n\r\n",
+        ),
+    ],
+)
+def test_head(options: dict[str, Any], title: str, head: bytes) -> None:
+    question = Question.of("http://h/a", **{"headers": ["X-A: b"]} | options)
+
+    assert (question.title, question.head) == (title, head)
+
+
+@pytest.mark.parametrize(
     ("url", "options", "reason"),
     [
         ("/deepstream", {}, "'/deepstream' is no URL like https://rt.example.org/path"),
