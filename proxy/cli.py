@@ -102,7 +102,7 @@ def run(file: Path) -> None:
 )
 @click.option("--websocket", is_flag=True, help="It is a WebSocket handshake, as with ws and wss.")
 @click.option("-0", "--http1.0", "old", is_flag=True, help='HTTP/1.0; -H "Host:" is no Host then.')
-@click.option("--listener", help="Where it comes in, by name; default: by scheme and port.")
+@click.option("--listener", help="Where it comes in, by name or bind; default: by scheme and port.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def explain(
     file: Path,
@@ -118,25 +118,35 @@ def explain(
 ) -> None:
     """Say what would become of a request for URL, and why, without sending anything.
 
+    With tcp://HOST:PORT or tls://HOST:PORT: of a connection to a listener of mode "tcp".
+
     Exit code 0 if it has a route, 1 if it would be refused (403, 404, 405, 426 ...), 2 if the
     configuration has faults.
     """
     from .serve.explain import explain
-    from .serve.explanation import text
-    from .serve.question import Question
+    from .serve.explain_tcp import explain_tcp
+    from .serve.explanation import Explained, text
+    from .serve.question import Question, TcpQuestion, is_tcp
 
     config, _ = _load(file)
     try:
-        question = Question.of(
-            url,
-            method=method,
-            headers=headers,
-            client=client,
-            websocket=websocket,
-            listener=listener,
-            old=old,
-        )
-        explanation = explain(config, question)
+        explanation: Explained
+        if is_tcp(url):
+            if headers or websocket or old or method != "GET":
+                raise ValueError("-X, -H, -0 and --websocket are for requests: here are none")
+            question = TcpQuestion.of(url, client=client, listener=listener)
+            explanation = explain_tcp(config, question)
+        else:
+            request = Question.of(
+                url,
+                method=method,
+                headers=headers,
+                client=client,
+                websocket=websocket,
+                listener=listener,
+                old=old,
+            )
+            explanation = explain(config, request)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     click.echo(json.dumps(explanation.fields(), indent=2) if as_json else text(explanation))

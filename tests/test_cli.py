@@ -161,6 +161,25 @@ def test_explain(tmp_path: Path, args: list[str], code: int, line: str) -> None:
     assert line in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "line"),
+    [
+        (["tcp://h:1883"], 0, "listener  mqtt 127.0.0.1:1883 (tcp)"),
+        (["tcp://h:1883", "--client", "192.0.2.7"], 0, "client    192.0.2.7"),
+        (["tls://h:1", "--listener", "mqtt"], 0, "tls       passed through"),
+        (["tcp://h:1883", "--json"], 0, '"route": "routes[1] tcp:mqtt",'),
+        (["tcp://h:1883", "--client", "192.0.2.9"], 1, "answer    a reset: "),
+    ],
+)
+def test_explain_a_connection(tmp_path: Path, args: list[str], code: int, line: str) -> None:
+    file = write(tmp_path)
+    file.write_text(file.read_text() + TCP + 'deny = ["192.0.2.9"]\n')
+    result = command("explain", "-c", file, *args)
+
+    assert (result.exit_code, result.stderr) == (code, "")
+    assert line in result.stdout
+
+
 def test_explain_for_programs(tmp_path: Path) -> None:
     result = command("explain", "-c", write(tmp_path), "ws://h/deepstream", "--json")
 
@@ -174,6 +193,10 @@ def test_explain_for_programs(tmp_path: Path) -> None:
         (["nowhere"], "is no URL like https://rt.example.org/path"),
         (["https://h/"], "no listener has TLS"),
         (["http://h/", "-H", "X"], "is no header like"),
+        (["tcp://h"], "needs a port"),
+        (["tcp://h:1"], 'no listener is bound to port 1; of mode "tcp" there are: none'),
+        (["tcp://h:1", "-X", "PUT"], "-X, -H, -0 and --websocket are for requests"),
+        (["tls://[h:1"], "Invalid IPv6 URL"),
     ],
 )
 def test_explain_needs_a_request(tmp_path: Path, args: list[str], reason: str) -> None:

@@ -28,7 +28,8 @@ _KEYS: Final = frozenset(
         "on_removed",
     )
 )
-_LIMITS: Final = frozenset(
+#: Of `routes.limits`, those that need no frames.
+LIMITS: Final = frozenset(
     (
         "bytes_per_second",
         "burst",
@@ -49,7 +50,7 @@ def route_faults(route: Route) -> list[Fault]:
         *(
             (f"limits.{key}", "cannot be kept in TCP, where no frames are seen")
             for key in _given(route.limits)
-            if key not in _LIMITS
+            if key not in LIMITS
         ),
     ]
 

@@ -157,7 +157,7 @@ def _listener(config: Config, question: Question) -> Listener:
 
 def _for_http(listener: Listener) -> Listener:
     if listener.mode == "tcp":
-        reason = "bytes pass unseen: there are no requests"
+        reason = "bytes pass unseen: there are no requests; ask with tcp:// or tls://"
         raise ValueError(f"on {listener.name!r} {reason}")
     return listener
 

@@ -1,4 +1,4 @@
-"""What is said of a request that nobody has made: as data, and as text for people."""
+"""What is said of a request or connection that nobody has made: as data, and as text for people."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Explained(ABC):
     """What is said whatever the client speaks."""
 
     listener: str
-    scheme: Literal["http", "https"]
+    scheme: Literal["http", "https", "tcp", "tls"]
     client: str
     #: The route, and why not the others, in the order in which they are tried.
     route: str = ""
@@ -77,7 +77,7 @@ class Explained(ABC):
 
     def _way(self, keyed: str) -> dict[str, list[str]]:
         """Return where it goes; `keyed` is what to say of a node that the key points to."""
-        proxy = f"begins each connection to a node: a PROXY header, {self.proxy_protocol}"
+        proxy = f"a PROXY header ({self.proxy_protocol}) begins each connection to a node"
         return {
             "route": [self.route or "none"],
             "not": [f"{name}: {why}" for name, why in self.others],
@@ -118,6 +118,32 @@ class Explanation(Explained):
         said = f"{self.status} {reason_phrase(self.status).decode()}".rstrip()
         why = f": {self.reason} ({self.token})" if self.token else ""
         return [said + why, *self.answer]
+
+
+@attrs.define(kw_only=True)
+class TcpExplanation(Explained):
+    """What would become of a connection to a listener of mode "tcp"."""
+
+    tls: Literal["none", "terminated", "passed through"]
+    #: What the client asks for in its ClientHello, if anything.
+    server_name: str = ""
+
+    def blocks(self) -> dict[str, list[str]]:
+        # To a protocol that we do not know there is nothing else to say.
+        reset = f"a reset: {self.reason} ({self.token})"
+        return {
+            "listener": [f"{self.listener} (tcp)"],
+            **self._asked(),
+            **self._way("this client's, by its address"),
+            "answer": [reset] if self.refused else [],
+            "limits": self._bounds(),
+        }
+
+    def _asked(self) -> dict[str, list[str]]:
+        if self.tls == "none":
+            return {"client": [self.client]}
+        name = f"the server name {self.server_name}" if self.server_name else "no server name"
+        return {"client": [f"{self.client}, asks for {name}"], "tls": [self.tls]}
 
 
 def named_listener(config: Config, name: str) -> Listener:

@@ -32,11 +32,10 @@ from proxy.observe.log import LOG
 from proxy.observe.record import Record
 from proxy.pool.upstream import Upstream
 from proxy.wire.client_hello import ClientHello
-from proxy.wire.keys import hash_key
 
 from .arrival import host_of, read_hello
 from .connection import Connection
-from .reach import Attempt, Reach
+from .reach import Attempt, Reach, client_key
 from .upgrade import Established
 
 
@@ -138,9 +137,7 @@ class Passage(Connection):
 
         A client that ends its stream while it waits for one is taken for gone.
         """
-        key = b""
-        if upstream.config.balance == "hash":
-            key = hash_key(upstream.config.hash_on, host_of(self.client), b"", [])
+        key = client_key(upstream, host_of(self.client))
         reach = Reach(self.service, upstream, record, key=key, hung_up=self._wait_hang_up)
         attempt, _ = await reach.ask(partial(Attempt.connect, source=self.telling(record)))
         # That it accepts says less than that it answers: what probes have found goes before.

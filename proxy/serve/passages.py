@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from proxy.config.route import Route
 from proxy.errors import NoRoute
+
+#: The conditions of a route, in the order in which they are looked at.
+Condition = Literal["listener", "sni"]
 
 
 class Passages:
@@ -13,6 +17,7 @@ class Passages:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = {(one.listener, one.sni): one for one in routes if one.kind == "tcp"}
+        self._in_order = sorted(self._routes.values(), key=_rank)
         self._asking = frozenset(listener for listener, sni in self._routes if sni is not None)
 
     def asks(self, listener: str) -> bool:
@@ -25,12 +30,33 @@ class Passages:
         Raises:
             NoRoute: none matches.
         """
-        route = self._routes.get((listener, name)) if name else None
-        rest = name
-        while route is None and rest:
-            rest = rest.partition(".")[2]
-            route = self._routes.get((listener, f"*.{rest}")) if rest else None
-        if (found := route or self._routes.get((listener, None))) is not None:
-            return found
+        for sni in _tried(name):
+            if (route := self._routes.get((listener, sni))) is not None:
+                return route
         asked = f"the server name {name!r}" if name else "clients that ask for no server name"
         raise NoRoute(f"No route is for {asked}.")
+
+    def failed(self, listener: str, name: str) -> list[tuple[Route, Condition | None]]:
+        """Return the routes as they are tried, each with the first of its conditions that fails."""
+        taking = frozenset(_tried(name))
+
+        def failed(route: Route) -> Condition | None:
+            if route.listener != listener:
+                return "listener"
+            return None if route.sni in taking else "sni"
+
+        return [(route, failed(route)) for route in self._in_order]
+
+
+def _tried(name: str) -> Iterator[str | None]:
+    """Yield what routes for a name may say, the most specific first."""
+    if name:
+        yield name
+    while name := name.partition(".")[2]:
+        yield f"*.{name}"
+    yield None
+
+
+def _rank(route: Route) -> tuple[object, ...]:
+    sni = route.sni or ""
+    return route.sni is None, sni.startswith("*."), -len(sni)

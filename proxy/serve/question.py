@@ -1,4 +1,4 @@
-"""A request that nobody has sent, made of a URL and what else a command is given."""
+"""A request, or a connection, that nobody has made: of a URL and what else a command is given."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import attrs
 import h11
 
 from proxy.config.network import ip_address
+from proxy.errors import BadClientHello
+from proxy.wire.client_hello import read_name
 from proxy.wire.head import Request
 from proxy.wire.headers import Headers, get
 
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
+_SECURE_TCP: Final = {"tcp": False, "tls": True}
 _HANDSHAKE: Final[Headers] = [
     (b"Upgrade", b"websocket"),
     (b"Connection", b"Upgrade"),
@@ -99,6 +102,48 @@ class Question:
         request = self.request
         line = b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)
         return b"\r\n".join([line, *map(b": ".join, request.headers), b"", b""])
+
+
+@attrs.frozen(kw_only=True)
+class TcpQuestion:
+    """A connection that somebody might make to a listener of mode "tcp".
+
+    `secure` is whether the client speaks TLS, and `name` what it asks for then, empty if nothing.
+    `listener` is where it comes in, None: where its port leads.
+    """
+
+    secure: bool
+    name: str
+    port: int
+    client: str
+    listener: str | None
+
+    @classmethod
+    def of(cls, url: str, *, client: str = "127.0.0.1", listener: str | None = None) -> TcpQuestion:
+        """Make one of what a command is given.
+
+        Raises:
+            ValueError: that is no connection.
+        """
+        parts = urlsplit(url)
+        host, secure = parts.hostname, _SECURE_TCP.get(parts.scheme)
+        more = parts.path.removeprefix("/") or parts.query or parts.fragment or parts.username
+        if secure is None or not host or more:
+            raise ValueError(f"{url!r} is no address like tcp://rt.example.org:1883")
+        if not parts.port and listener is None:
+            raise ValueError(f"{url!r} needs a port, or the name of a listener beside it")
+        _check_client(client)
+        try:
+            # For an address no client asks (RFC 6066 section 3).
+            name = read_name(host.encode()) if secure and ip_address(host) is None else ""
+        except BadClientHello as exc:
+            raise ValueError(f"{host!r} is no server name that a client can ask for") from exc
+        return cls(secure=secure, name=name, port=parts.port or 0, client=client, listener=listener)
+
+
+def is_tcp(url: str) -> bool:
+    """Whether a URL asks for a connection, not for a request."""
+    return urlsplit(url).scheme in _SECURE_TCP
 
 
 def _check_client(client: str) -> None:

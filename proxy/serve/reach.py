@@ -43,6 +43,13 @@ def key_of(upstream: Upstream, request: Request, target: str, facts: ClientFacts
     return hash_key(upstream.config.hash_on, facts.address, target.encode(), request.headers)
 
 
+def client_key(upstream: Upstream, address: str) -> bytes:
+    """Return the same where nothing is known of a client but its address."""
+    if upstream.config.balance != "hash":
+        return b""
+    return hash_key(upstream.config.hash_on, address, b"", [])
+
+
 @attrs.define(eq=False)
 class Attempt:
     """One try at one node, with the lease and the connection it has until `release`."""

@@ -179,7 +179,16 @@ def _host_name(extension: _Reader) -> str:
             found.append(name)
     if len(found) != 1:
         raise BadClientHello("The ClientHello asks for several names, or for none.")
-    name = found[0].removesuffix(b".")
+    return read_name(found[0])
+
+
+def read_name(name: bytes) -> str:
+    """Return a name that is asked for as it is compared: in lower case.
+
+    Raises:
+        BadClientHello: it cannot be one of a host.
+    """
+    name = name.removesuffix(b".")
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         reason = "The ClientHello asks for a name that is none."
         raise BadClientHello(reason, alert=Alert.UNRECOGNIZED_NAME)

@@ -11,6 +11,7 @@ from proxy.config.model import Config
 from proxy.serve.explanation import (
     Candidate,
     Explanation,
+    TcpExplanation,
     bounds,
     label,
     listener_title,
@@ -106,7 +107,7 @@ def test_text_of_a_request(config: Config) -> None:
         "upstream  u (least_connections)",
         "nodes     10.0.0.1:1 (weight 1, backup)",
         "          10.0.0.2:1 (weight 3, at most 7, this request's, by its key)",
-        "proxy     begins each connection to a node: a PROXY header, v2",
+        "proxy     a PROXY header (v2) begins each connection to a node",
         "sent      GET /a HTTP/1.1",
         "          Host: h",
     ]
@@ -138,4 +139,43 @@ def test_text_of_an_answer() -> None:
         "answer    404 Not Found: No. (none)",
         "          X-A: b",
         "limits    a.b = 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tls", "name", "lines"),
+    [
+        ("none", "", ["client    192.0.2.7"]),
+        (
+            "passed through",
+            "h.example",
+            [
+                "client    192.0.2.7, asks for the server name h.example",
+                "tls       passed through",
+            ],
+        ),
+        (
+            "terminated",
+            "",
+            ["client    192.0.2.7, asks for no server name", "tls       terminated"],
+        ),
+    ],
+)
+def test_text_of_a_connection(tls: str, name: str, lines: list[str]) -> None:
+    found = TcpExplanation(
+        listener="mqtt 127.0.0.1:1883",
+        scheme="tcp",
+        client="192.0.2.7",
+        tls=tls,  # type: ignore[arg-type]  # one of three
+        server_name=name,
+        refused=True,
+        reason="No.",
+        token="none",
+    )
+
+    assert text(found).splitlines() == [
+        "listener  mqtt 127.0.0.1:1883 (tcp)",
+        *lines,
+        "route     none",
+        "answer    a reset: No. (none)",
     ]

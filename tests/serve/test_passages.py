@@ -71,3 +71,27 @@ def test_they_are_not_for_requests_and_each_is_a_route_of_its_own() -> None:
     routes = Routes(ROUTES)
 
     assert len(routes.keys) == len(ROUTES)
+
+
+@pytest.mark.parametrize("name", ["a.rt.example.org", "b.rt.example.org", "b.example.org", "x", ""])
+@pytest.mark.parametrize("listener", ["tls", "names", "mqtt"])
+def test_why_not_the_others(listener: str, name: str) -> None:
+    """Of those that fail in nothing the first is the one."""
+    failed = PASSAGES.failed(listener, name)
+    taking = [route for route, why in failed if why is None]
+
+    assert len(failed) == sum(route.kind == "tcp" for route in ROUTES)
+    assert all((route.listener == listener) is (why != "listener") for route, why in failed)
+    if taking:
+        assert PASSAGES.match(listener, name) is taking[0]
+    else:
+        assert listener == "names"
+    if (listener, name) == ("tls", "b.example.org"):
+        assert [(route.upstream, why) for route, why in failed] == [
+            ("exact", "sni"),
+            ("named", "listener"),
+            ("deeper", "sni"),
+            ("below", None),
+            ("any", None),
+            ("mqtt", "listener"),
+        ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.serve.question import Question
+from proxy.serve.question import Question, TcpQuestion, is_tcp
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,52 @@ def test_what_is_no_request(url: str, options: dict[str, Any], reason: str) -> N
 @pytest.mark.parametrize("client", ["192.0.2.7", "2001:db8::1", "unix"])
 def test_clients(client: str) -> None:
     assert Question.of("http://h/", client=client).client == client
+
+
+@pytest.mark.parametrize(
+    ("url", "secure", "name", "port"),
+    [
+        ("tcp://rt.example.org:1883", False, "", 1883),
+        ("tls://RT.example.org:8883/", True, "rt.example.org", 8883),
+        ("tls://rt.example.org.:8883", True, "rt.example.org", 8883),
+        # Of an address there is no name to ask for.
+        ("tls://192.0.2.1:8883", True, "", 8883),
+        ("TLS://[2001:db8::1]:8883", True, "", 8883),
+    ],
+)
+def test_connections(url: str, *, secure: bool, name: str, port: int) -> None:
+    question = TcpQuestion.of(url)
+
+    assert is_tcp(url)
+    assert (question.secure, question.name, question.port) == (secure, name, port)
+
+
+def test_port_of_a_listener_that_is_named() -> None:
+    assert TcpQuestion.of("tcp://h", listener="mqtt").listener == "mqtt"
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "reason"),
+    [
+        ("http://h:1", {}, "'http://h:1' is no address like tcp://rt.example.org:1883"),
+        ("tcp://:1883", {}, "'tcp://:1883' is no address"),
+        ("tcp://h:1/path", {}, "'tcp://h:1/path' is no address"),
+        ("tcp://h:1?q", {}, "'tcp://h:1?q' is no address"),
+        ("tcp://me@h:1", {}, "'tcp://me@h:1' is no address"),
+        ("tcp://h", {}, "'tcp://h' needs a port, or the name of a listener beside it"),
+        ("tcp://h:0", {}, "'tcp://h:0' needs a port"),
+        ("tcp://h:70000", {}, "Port out of range 0-65535"),
+        ("tls://ä.example:1", {}, "'ä.example' is no server name that a client can ask for"),
+        ("tls://h:1", {"client": "h"}, "'h' is no address, and not \"unix\""),
+    ],
+)
+def test_what_is_no_connection(url: str, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        TcpQuestion.of(url, **options)
+
+    assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize("url", ["http://h", "ws://h:1", "nowhere", "tcp:h"])
+def test_requests_are_no_connections(url: str) -> None:
+    assert is_tcp(url) is (url == "tcp:h")
