@@ -73,6 +73,13 @@ class ClientHttp(Http1):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ClientGone(str(exc)) from exc
 
+    def push(self) -> bool:
+        """Send what was put aside; return whether all has gone out.  If not, call `flush`."""
+        try:
+            return self._push()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ClientGone(str(exc)) from exc
+
     async def flush(self) -> None:
         """Send what did not go out at once; if that is cut short, nothing more can be sent."""
         try:

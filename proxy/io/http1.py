@@ -25,6 +25,8 @@ class Http1:
         self._cut_short = False
         #: Something went out.
         self.sent = False
+        #: Up to how many bytes are put aside at a time, for whoever sets this to `push` them.
+        self.aside = -1
 
     async def _receive(self) -> bytes:
         if self._socket is not None:
@@ -55,12 +57,28 @@ class Http1:
         if self._socket is None:
             self._unsent = data
             return not data
+        done = True
         try:
-            done = self._socket.send(data)
+            if len(data) <= self.aside:
+                self._socket.put(data)
+            else:
+                done = self._socket.send(data)
         except OSError as exc:
             raise translated(exc) from exc
         self.sent = True
         return done
+
+    def _push(self) -> bool:
+        """Send what was put aside; return whether that was all.  If not, call `flush`.
+
+        Raises:
+            trio.BrokenResourceError: the connection is broken.
+        """
+        assert self._socket is not None
+        try:
+            return self._socket.push()
+        except OSError as exc:
+            raise translated(exc) from exc
 
     async def _flush(self) -> None:
         """Send what is left; if that is cut short, nothing more can be sent ever after."""

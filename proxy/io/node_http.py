@@ -78,6 +78,17 @@ class NodeHttp(Http1):
         except trio.BrokenResourceError as exc:
             raise ClosedEarly(self.node) from exc
 
+    def push(self) -> bool:
+        """Send what was put aside; return whether all has gone out.  If not, call `flush`.
+
+        Raises:
+            ClosedEarly: the node hung up.
+        """
+        try:
+            return self._push()
+        except trio.BrokenResourceError as exc:
+            raise ClosedEarly(self.node) from exc
+
     async def flush(self) -> None:
         """Send what did not go out at once.
 

@@ -47,6 +47,13 @@ class Watched(Protocol):
     def ready(self, events: int) -> None: ...
 
 
+class Sender(Protocol):
+    """Who has put something aside."""
+
+    def push(self) -> None:
+        """Send it; what goes wrong is the sender's own matter."""
+
+
 #: How many messages are moved before others have their turn, and how many of epoll's events are
 #: asked for at a time.
 _BATCH: Final = 256
@@ -54,6 +61,8 @@ _AT_ONCE: Final = 64
 #: Up to which size messages are sent in a row at a batch's end: with `_AT_ONCE` this bounds what is
 #: held until then.
 _SMALL: Final = 2048
+#: After how many that are put aside whoever has more to do than to pass on a message sends them.
+_ROW: Final = 16
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
 #: Where every `recv` goes; between that and its use there is no `await`.
@@ -70,7 +79,7 @@ class Splicer:
         #: What may still be done in this turn; what costs more than a message takes more of it.
         self.left = 0
         #: Those that have something of this batch to send.
-        self.unsent: list[SplicedLeg] = []
+        self.unsent: list[Sender] = []
         #: Those that have something to read which makes no event: TLS has decrypted it already.
         self.unread: list[SplicedLeg] = []
 
@@ -101,16 +110,10 @@ class Splicer:
             self.flush()
 
     def flush(self) -> None:
-        """Send what legs have put aside, and read what makes no event, until there is neither.
-
-        A bug here ends a leg's session, not the others.
-        """
+        """Send what was put aside, and read what makes no event, until there is neither."""
         while True:
-            for leg in self.unsent:
-                try:
-                    leg.push()
-                except Exception as exc:
-                    leg.splice.fail(exc)
+            for sender in self.unsent:
+                sender.push()
             self.unsent.clear()
             if not self.unread:
                 return
@@ -120,9 +123,10 @@ class Splicer:
                 leg.ready(IN)
 
     def spend(self, weight: int) -> None:
-        """Make a turn shorter by what is about to be done, and have no message wait for it."""
+        """Make a turn shorter by what is about to be done, and have nobody wait long for it."""
         self.left -= weight
-        self.flush()
+        if len(self.unsent) >= _ROW:
+            self.flush()
 
     def watch(self, leg: Watched, events: int) -> None:
         """Ask for just these events of a leg; none takes it out."""
@@ -151,7 +155,7 @@ class SplicedLeg:
     splice: Splice
 
     def __init__(
-        self, splice: Splice, side: Side, transport: SocketTransport, unsent: list[SplicedLeg]
+        self, splice: Splice, side: Side, transport: SocketTransport, unsent: list[Sender]
     ) -> None:
         self.splice = splice
         self.side = side
@@ -205,12 +209,15 @@ class SplicedLeg:
             self.splice.lost(self, "end of stream", clean=True)
 
     def push(self) -> None:
-        """Send what was put aside."""
+        """Send what was put aside; a bug here ends this session, not the others."""
         try:
-            if not self.transport.push():
-                self.splice.rearm()
-        except OSError as exc:
-            self.splice.unsendable(self, str(exc))
+            try:
+                if not self.transport.push():
+                    self.splice.rearm()
+            except OSError as exc:
+                self.splice.unsendable(self, str(exc))
+        except Exception as exc:
+            self.splice.fail(exc)
 
     def _flush(self) -> None:
         try:

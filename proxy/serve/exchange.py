@@ -55,10 +55,10 @@ class Exchange:
         self._way: Forward | Upgrading | None = None
 
     def begin(self, now: float, asker: Asker) -> bool:
-        """Read and route a request whose first bytes are here, and put it to a node.
+        """Read and route a request whose first bytes are here, and put it aside for a node.
 
-        Returns whether that is done; `asker` is told when `finish` is to look for the answer.  If
-        not, call `run`.
+        Returns whether that is done: then call `push`, and `asker` is told when `finish` is to look
+        for the answer.  If not, call `run`.
         """
         self._enter(now)
         try:
@@ -69,6 +69,11 @@ class Exchange:
         except Exception as exc:  # it is for `run` to answer
             self._fault = exc
             return False
+
+    def push(self) -> bool:
+        """Send what `begin` has put aside; return whether all has gone out.  If not, call `run`."""
+        assert isinstance(self._way, Forward)
+        return self._way.push()
 
     def finish(self, now: float) -> bool:
         """Take what the node has sent; return whether that was all.

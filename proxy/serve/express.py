@@ -32,7 +32,7 @@ import trio
 from proxy.errors import ClientGone
 from proxy.io.client_http import ClientHttp
 from proxy.io.patience import Patience
-from proxy.io.splicer import IN, Splicer
+from proxy.io.splicer import IN, OUT, Splicer
 from proxy.io.timers import Timers
 from proxy.io.transport import SocketTransport
 
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 #: What half a request counts for in the splicer's turn, where a session's message counts for one.
 _WEIGHT: Final = 8
+#: Up to how many bytes an answer is taken for sent before it is: so much always has room, but at a
+#: client that asks and asks and does not read.
+_SMALL: Final = 4096
 
 
 class Express:
@@ -97,6 +100,7 @@ class Express:
         timer = timers.timer(self._look)
         timer.hasten(self._quiet_since + self._keepalive)
         self._splicer.watch(self, IN)
+        self._http.aside = _SMALL
         try:
             while self._result is None:
                 self._task = trio.lowlevel.current_task()
@@ -111,6 +115,7 @@ class Express:
             return exchange
         finally:
             timer.cancel()
+            self._http.aside = -1
             self._splicer.watch(self, 0)
             if self._exchange is not None:
                 # Cancelled, or a bug.
@@ -155,9 +160,28 @@ class Express:
         return until
 
     def ready(self, _: int) -> None:
-        """Take what the client has sent."""
+        """Take what the client has sent, or send what it had no room for."""
         try:
-            self._receive()
+            if not self.transport.backlog:
+                self._receive()
+            elif self._http.push():
+                self._splicer.watch(self, IN)
+        except Exception as exc:
+            self._end(outcome.Error(exc))
+
+    def push(self) -> None:
+        """Send what was put aside: an answer, a request, or a client's one answer and next request.
+
+        A connection that was handed over meanwhile has its answer sent all the same.
+        """
+        try:
+            if self.transport.backlog and not self._http.push() and self._task is not None:
+                self._splicer.watch(self, OUT)
+            if self._waits and self._task is not None:
+                assert self._exchange is not None
+                if not self._exchange.push():
+                    self._patience.end(self)
+                    self.give_up()
         except Exception as exc:
             self._end(outcome.Error(exc))
 
@@ -178,6 +202,7 @@ class Express:
         if exchange.begin(now, self):
             self._waits = True
             self._patience.begin(self, now)
+            self._splicer.unsent.append(self)
         else:
             self.give_up()
 
@@ -201,6 +226,7 @@ class Express:
             return
         self._waits = False
         self._exchange = None
+        self._splicer.unsent.append(self)
         http = self._http
         if not http.next_request():
             self._end(outcome.Value(None))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -40,6 +40,9 @@ from .service import Service
 from .upload import Upload
 
 T = TypeVar("T")
+
+#: More than a head and a small body are together.
+_WHOLE: Final = 2**20
 
 
 class Forward:
@@ -85,10 +88,10 @@ class Forward:
         self._answering = Answering(client, facts, timeout=timeout, limit=self._body_timeout)
 
     def begin(self, now: float, asker: Asker) -> bool:
-        """Put the request to a node, if that needs no waiting.
+        """Put the request aside for a node, if that needs no waiting.
 
-        Returns whether it is done; `asker` is told when `finish` is to look for the answer.  If
-        not, call `run`.
+        Returns whether that is done: then call `push`, and `asker` is told when `finish` is to look
+        for the answer.  If not, call `run`.
 
         Raises:
             Refusal: what to tell the client.
@@ -101,22 +104,33 @@ class Forward:
         if node is None:
             return False
         assert attempt.line is not None
+        node.aside = _WHOLE
         try:
-            self._is_out = self._put(node, attempt, now)
-        except ClosedEarly:
-            # It was idle, and the node has hung up: nobody has seen the request.
-            attempt.line.close()
-            attempt.line = None
-            return False
+            self._put(node, attempt, now)
         except BaseException:
             attempt.release_line(now)
             raise
+        node.aside = -1
         self._node = node
-        if not self._is_out:
-            attempt.leave_line()
-            return False
         attempt.line.asker = asker
         return True
+
+    def push(self) -> bool:
+        """Send what `begin` has put aside; return whether all has gone out.  If not, call `run`."""
+        node, attempt = self._node, self._attempt
+        assert node is not None
+        assert attempt is not None
+        assert attempt.line is not None
+        try:
+            self._is_out = node.push()
+        except ClosedEarly:
+            # It was idle, and the node has hung up: nobody has seen the request.
+            attempt.line.close()
+            self._node = attempt.line = None
+            return False
+        if not self._is_out:
+            attempt.leave_line()
+        return self._is_out
 
     def finish(self, now: float) -> bool:
         """Take what the node has sent; return whether the client has the whole answer.

@@ -337,7 +337,7 @@ async def test_a_client_that_hangs_up_takes_its_request_along() -> None:
         assert rig.records[-1].ending == "client_lost"
 
 
-@pytest.mark.parametrize("before_the_task", ["", "answered", "give_up"])
+@pytest.mark.parametrize("before_the_task", ["", "answered", "give_up", "push"])
 async def test_cancellation_leaves_nothing_behind(
     before_the_task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
