@@ -201,10 +201,9 @@ class PumpRelay(Relay):
         await self._reset()
         await self._flush(side)
         self._start_clock()
-        for each in Side:
-            stream = self._streams[each]
-            if self.tunnel.legs[each].finish and isinstance(stream, trio.abc.HalfCloseableStream):
-                await self._send_eof(each, stream)
+        stream = self._streams[side]
+        if self.tunnel.legs[side].finish and isinstance(stream, trio.abc.HalfCloseableStream):
+            await self._send_eof(side, stream)
         if self.tunnel.legs[Side.NODE].done and not self.tunnel.finished:
             # A deepstream node that shuts down waits for just this.
             await self._flush(Side.NODE)

@@ -72,6 +72,7 @@ class Splice(Relay):
                 self._resume.cancel()
             # Else each session would be a cycle, for the garbage collector to find.
             for leg in self._legs:
+                self._splicer.forget(leg)
                 del leg.peer, leg.splice
 
     async def _park(self) -> None:
@@ -95,9 +96,9 @@ class Splice(Relay):
             # It may have a ping to send.
             self._timer.hasten(self._check())
             self.settle()
-            self._splicer.flush()
             if self._meter is not None:
                 self.meter(self._legs[Side.CLIENT])
+            self._splicer.flush()
         except Exception as exc:
             self.fail(exc)
 
@@ -118,8 +119,9 @@ class Splice(Relay):
         """
         if not self._is_draining:
             self._is_draining = True
-            seen = -1
-            while leg.events & IN and seen != (seen := self.tunnel.scanners[leg.side].bytes):
+            pending, seen = False, -1
+            while leg.events & IN and (pending or seen != self.tunnel.scanners[leg.side].bytes):
+                pending, seen = leg.transport.pending, self.tunnel.scanners[leg.side].bytes
                 leg.read()
                 # Else a paced client's small pieces would heap up.
                 if leg.peer.transport.backlog:
@@ -143,7 +145,7 @@ class Splice(Relay):
             return
         if pause := self._pause():
             leg.paused = True
-            # Else epoll would be asked to tell when there is room for it.
+            # What was put aside would, as a backlog, have epoll asked to tell when there is room.
             leg.peer.push()
             if self._result is None:
                 self.rearm()
@@ -188,8 +190,12 @@ class Splice(Relay):
 
     def _wake(self) -> None:
         if self._result is None and self._task is not None:
-            self.settle()
-            self._splicer.flush()
+            try:
+                self.settle()
+                # It may be read again, what was read before may be left of it.
+                self._splicer.flush()
+            except Exception as exc:
+                self.fail(exc)
 
     def settle(self) -> None:
         """Follow the tunnel's state: what it has to send, what to wait for, the end."""
@@ -238,7 +244,10 @@ class Splice(Relay):
     def _end(self, result: outcome.Outcome[None]) -> None:
         if self._result is None:
             self._result = result
-            self._note_ending()
+            try:
+                self._note_ending()
+            except Exception as exc:
+                self._result = outcome.Error(exc)
             self._detach()
             self._unpark()
 

@@ -80,7 +80,7 @@ class Splicer:
         self.left = 0
         #: Those that have something of this batch to send.
         self.unsent: list[Sender] = []
-        #: Those that have something to read which makes no event: TLS has decrypted it already.
+        #: Those that have something to read which makes no event: TLS has it already.
         self.unread: list[SplicedLeg] = []
 
     async def run(self) -> None:
@@ -110,7 +110,10 @@ class Splicer:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was put aside, and read what makes no event, until there is neither."""
+        """Send what was put aside, and read what makes no event, until there is neither.
+
+        That has an end, for nothing is read from the network here; the turn is shorter by it.
+        """
         while True:
             for sender in self.unsent:
                 sender.push()
@@ -120,6 +123,7 @@ class Splicer:
             leg = self.unread.pop()
             # It may have gone since, or must wait until the other one takes something.
             if leg.events & IN:
+                self.left -= 1
                 leg.ready(IN)
 
     def spend(self, weight: int) -> None:
@@ -127,6 +131,12 @@ class Splicer:
         self.left -= weight
         if len(self.unsent) >= _ROW:
             self.flush()
+
+    def forget(self, leg: SplicedLeg) -> None:
+        """Drop a leg whose session is over, should it still have something to send or to read."""
+        for due in (self.unsent, self.unread):
+            while leg in due:
+                due.remove(leg)
 
     def watch(self, leg: Watched, events: int) -> None:
         """Ask for just these events of a leg; none takes it out."""
@@ -229,7 +239,7 @@ class SplicedLeg:
 
 
 class MeteredLeg(SplicedLeg):
-    """A client whose pace is limited; all others pay nothing for that."""
+    """A client whose pace is looked at with each read; all others pay nothing for that."""
 
     __slots__ = ()
 

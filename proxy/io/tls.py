@@ -71,7 +71,7 @@ class TlsTransport(SocketTransport):
         #: There may be something to decrypt without reading from the network.
         self._more = False
         #: What was decrypted before its time.
-        self._kept = b""
+        self._kept = memoryview(b"")
         self._ended = self.cut_short = False
         self._piece = PIECE
         self._large = 0
@@ -85,7 +85,6 @@ class TlsTransport(SocketTransport):
 
     @property
     def pending(self) -> bool:
-        # A goodbye that came with the last bytes makes no event, unless its sender closes too.
         return self._more or self._ended
 
     async def do_handshake(self, turnstile: Turnstile | None = None) -> None:
@@ -143,14 +142,18 @@ class TlsTransport(SocketTransport):
         """Receive without waiting; return the number of bytes, 0 at the end of the stream.
 
         What does not fit in `buffer` is there for the next call, though the socket may not be
-        readable any more: offer `BUFFER` bytes, or call until it raises `BlockingIOError`.
+        readable any more: offer `BUFFER` bytes, or call while there is something `pending`.
 
         Raises:
             BlockingIOError: nothing is there.
             OSError: the connection is broken, or what came is not TLS.
         """
-        if self._more and (filled := self._rest(buffer)):
-            return filled
+        if self._more:
+            if filled := self._rest(buffer):
+                return filled
+            if not self._ended:
+                # What has come over the network meanwhile makes an event: that is for another turn.
+                raise BlockingIOError
         if self._ended:
             return 0
         received = self.sock.recv_into(_CIPHERTEXT)
@@ -170,13 +173,13 @@ class TlsTransport(SocketTransport):
         return filled
 
     def _rest(self, buffer: memoryview) -> int:
-        """Return what a smaller buffer has left."""
+        """Fill a buffer with what an earlier one was too small for; return the number of bytes."""
         if not self._kept:
             return self._decrypt(buffer)
         size = min(len(self._kept), len(buffer))
         buffer[:size] = self._kept[:size]
         self._kept = self._kept[size:]
-        self._more = bool(self._kept)
+        self._more = len(self._kept) > 0
         return size
 
     def _decrypt_pieces(self, received: int, buffer: memoryview) -> int:
@@ -231,6 +234,10 @@ class TlsTransport(SocketTransport):
         Raises:
             OSError: the peer asks and asks, and does not read the answers.
         """
+        if self._said_eof:
+            # Nothing can be said any more, nor is there anything that new keys would be for.
+            self._outgoing.read()
+            return
         if not self.flush() and len(self.backlog) > MAX_UNASKED:
             raise OSError(errno.ENOBUFS, "too many TLS key updates")
 
@@ -268,12 +275,12 @@ class TlsTransport(SocketTransport):
         return self.push()
 
     def say_eof(self) -> bool:
-        """Say close_notify, then that nothing more comes; return whether it is said.
+        """Say close_notify, then that nothing more comes; return as the base does.
 
-        What is not, because the kernel does not want it yet, is said by a later call.
+        What the kernel does not want yet is said by a later call.
         """
         if not self._said_eof:
-            self._keep_rest()
+            self._decrypt_all()
             with suppress(OSError):
                 # Raises SSLWantReadError: the peer's own close_notify has not come yet.
                 self.tls.unwrap()
@@ -282,9 +289,11 @@ class TlsTransport(SocketTransport):
                     return False
         return super().say_eof()
 
-    def _keep_rest(self) -> None:
-        """Decrypt all that has come: on its way to the other's goodbye `unwrap` would lose it."""
+    def _decrypt_all(self) -> None:
+        """Keep what has come: on its way to the other's goodbye `unwrap` would lose it."""
         if self._more and not self._kept:
-            rest = bytearray(BUFFER)
-            self._kept = bytes(rest[: self._decrypt(memoryview(rest))])
-        self._more = bool(self._kept)
+            rest = memoryview(bytearray(BUFFER))
+            # What is no TLS is found again by the next read.
+            with suppress(OSError):
+                self._kept = rest[: self._decrypt(rest)]
+                self._more = len(self._kept) > 0

@@ -184,6 +184,7 @@ class SocketTransport(trio.abc.HalfCloseableStream):
         return True
 
     async def send_eof(self) -> None:
+        """Tell the peer that nothing more comes, however long that takes."""
         if self.sock.fileno() < 0:
             raise trio.ClosedResourceError("this transport was closed")
         await trio.lowlevel.checkpoint()

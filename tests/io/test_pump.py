@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
 from proxy.io.pump import PumpRelay
 from proxy.io.terms import Terms
 from proxy.io.timers import Timers
+from proxy.wire.opaque import OpaqueTunnel
 from proxy.wire.tunnel import Side, Tunnel
 from tests.wire.strategies import frame
 
@@ -54,4 +56,24 @@ async def test_what_one_side_sends_arrives_in_order_with_what_is_injected() -> N
                 received += await client.receive_some()
 
             assert received == expected
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_goodbye_without_room_does_not_hold_up_the_other_direction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, near = trio.testing.memory_stream_pair()
+    far, node = trio.testing.memory_stream_pair()
+    monkeypatch.setattr(near, "send_eof", trio.sleep_forever)
+    relay = PumpRelay(near, far, OpaqueTunnel(), Terms(), Timers())
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run)
+            await node.send_eof()
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(3):
+                await client.send_all(b"%d" % number)
+                assert await node.receive_some() == b"%d" % number
+            await client.send_eof()
+            assert await node.receive_some() == b""
             nursery.cancel_scope.cancel()

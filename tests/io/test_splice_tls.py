@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -37,6 +37,22 @@ class Ends:
     node: SocketTransport
     #: The proxy's own end of the node's connection.
     to_node: SocketTransport
+    tunnel: OpaqueTunnel
+    over: trio.Event
+
+    async def records(self, do: Callable[..., Awaitable[object]], *args: object) -> bytes:
+        """Return what the client would send for this."""
+        sent: list[bytes] = []
+
+        async def keep(data: bytes) -> None:
+            sent.append(data)
+            await trio.lowlevel.checkpoint()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.client.transport_stream, "send_all", keep)
+            with trio.move_on_after(0.01):
+                await do(*args)
+        return b"".join(sent)
 
     async def heard(self, count: int) -> bytes:
         """Return what the node hears: so many bytes, and what comes with them."""
@@ -59,10 +75,16 @@ async def tunnelled(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(splicer.run)
             nursery.start_soon(timers.run)
-            splice = Splice(splicer, near, far, OpaqueTunnel(), terms, timers)
-            nursery.start_soon(splice.run)
+            tunnel, over = OpaqueTunnel(), trio.Event()
+            splice = Splice(splicer, near, far, tunnel, terms, timers)
+
+            async def run() -> None:
+                await splice.run()
+                over.set()
+
+            nursery.start_soon(run)
             await trio.testing.wait_all_tasks_blocked()
-            yield Ends(client, node, far)
+            yield Ends(client, node, far, tunnel, over)
             nursery.cancel_scope.cancel()
         for end in (near, far, node):
             end.close()
@@ -82,6 +104,19 @@ async def test_a_slowed_client_is_heard_out_when_the_node_has_said_its_last(
         heard += await ends.heard(len(WORDS) - len(heard))
         assert heard == WORDS
         assert await ends.client.receive_some() == b""
+
+
+async def test_what_is_no_tls_ends_a_slowed_client_that_was_said_goodbye(
+    exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    async with tunnelled(exact_tls, server_tls, paced(20_000.0, chunk=256)) as ends:
+        words = await ends.records(ends.client.send_all, bytes(1000))
+        await ends.client.transport_stream.send_all(words + b"\x17\x03\x03\x00\x30" + bytes(48))
+        await ends.heard(1)
+        await ends.node.send_eof()
+        # Not as a bug, which would end this test.
+        await ends.over.wait()
+        assert ends.tunnel.ending == "node_closed"
 
 
 @pytest.mark.parametrize("chunk", [256, 4096])
@@ -104,20 +139,10 @@ async def test_a_goodbye_right_behind_the_last_bytes_reaches_the_node(
     terms: Terms, exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
 ) -> None:
     """Its sender keeps the connection open, to hear the node's answer."""
-    sent: list[bytes] = []
-
-    async def keep(data: bytes) -> None:
-        sent.append(data)
-        await trio.lowlevel.checkpoint()
-
     async with tunnelled(exact_tls, server_tls, terms) as ends:
-        stream = ends.client.transport_stream
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream, "send_all", keep)
-            await ends.client.send_all(b"the last word")
-            with trio.move_on_after(0.01):
-                await ends.client.unwrap()
-        await stream.send_all(b"".join(sent))
+        last = await ends.records(ends.client.send_all, b"the last word")
+        last += await ends.records(ends.client.unwrap)
+        await ends.client.transport_stream.send_all(last)
 
         assert await ends.node.receive_some() == b"the last word"
         assert await ends.node.receive_some() == b""

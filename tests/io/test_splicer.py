@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
+import outcome
 import pytest
 import trio
 import trio.testing
@@ -228,7 +229,52 @@ async def test_a_bug_behind_a_failed_sending_ends_its_own_session_only() -> None
         splicer.turn()
         await trio.testing.wait_all_tasks_blocked()
 
+        assert len(broken.failed) == 1
         assert other.node.recv(1000) == frame(2, b"small", key=KEY)
+
+
+async def test_a_bug_in_what_comes_from_outside_ends_its_own_session_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with parked(Splicer(), 2) as [broken, other]:
+
+        def explode() -> None:
+            raise Explosion
+
+        monkeypatch.setattr(Splice, "settle", lambda self: explode())
+        broken.splice.close("shutdown", 1001, 1001, "")
+        monkeypatch.undo()
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert len(broken.failed) == 1
+        assert not other.failed
+
+
+async def test_what_makes_no_event_makes_a_turn_shorter() -> None:
+    limits = SessionLimits(bytes_per_second=1e9)
+    terms = Terms.of(Route(path="/", upstream="node", websocket=True, limits=limits), 1.0)
+    splicer = Splicer()
+    async with parked(splicer, terms=terms, make_tunnel=OpaqueTunnel) as [session]:
+        session.to_client.decrypted.extend([b"x"] * 200)
+        session.client.send(b"x")
+        splicer.turn()
+
+        assert not session.to_client.decrypted
+        assert splicer.left == 256 - 201
+
+
+async def test_nothing_is_due_for_a_session_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of it is left to be sent, by a bug perhaps, would find no session any more."""
+    splicer = Splicer()
+    async with parked(splicer) as [session]:
+        legs = session.splice._legs
+        splicer.unsent.extend(legs)
+        splicer.unread.extend(legs)
+        session.splice._end(outcome.Value(None))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert not splicer.unsent
+        assert not splicer.unread
 
 
 @pytest.mark.parametrize("size", [100, 5000])

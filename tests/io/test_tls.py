@@ -126,6 +126,43 @@ async def test_goodbye_loses_nothing_that_came_before_it(
     assert heard == words
 
 
+async def test_what_is_left_is_looked_for_without_the_network(
+    exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    """Else who sends and sends, in records of just this size, would be read for ever."""
+    buffer = memoryview(bytearray(512))
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        await client.send_all(bytes(512))
+        await trio.lowlevel.wait_readable(transport.sock)
+        assert transport.recv_into(buffer) == 512
+        was_pending = transport.pending
+        assert was_pending
+        await client.send_all(b"more")
+        await trio.lowlevel.wait_readable(transport.sock)
+        with pytest.raises(BlockingIOError):
+            transport.recv_into(buffer)
+        assert not transport.pending
+        assert transport.recv_into(buffer) == 4
+        transport.close()
+        await trio.aclose_forcefully(client)
+
+
+async def test_new_keys_behind_our_goodbye_are_not_answered(
+    exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> None:
+    with trio.fail_after(LIMIT):
+        client, transport = await exact_pair(exact_tls, server_tls)
+        assert transport.say_eof()
+        # As OpenSSL puts its answer there (RFC 8446 section 4.6.3).
+        transport._outgoing.write(b"an answer")
+        await client.send_all(b"the last word")
+        assert await transport.receive_some() == b"the last word"
+        assert await client.receive_some() == b""
+        transport.close()
+        await trio.aclose_forcefully(client)
+
+
 async def test_goodbye_finds_room(exact_tls: ssl.SSLContext, server_tls: ssl.SSLContext) -> None:
     with trio.fail_after(LIMIT):
         client, transport = await exact_pair(exact_tls, server_tls)
