@@ -120,17 +120,20 @@ class Forward:
         node, attempt = self._node, self._attempt
         assert node is not None
         assert attempt is not None
-        assert attempt.line is not None
         try:
             self._is_out = node.push()
         except ClosedEarly:
-            # It was idle, and the node has hung up: nobody has seen the request.
-            attempt.line.close()
-            self._node = attempt.line = None
+            self._drop_line(attempt)
             return False
         if not self._is_out:
             attempt.leave_line()
         return self._is_out
+
+    def _drop_line(self, attempt: Attempt) -> None:
+        """Take another connection: on this one, which was idle, nobody has seen the request."""
+        assert attempt.line is not None
+        attempt.line.close()
+        self._node = attempt.line = None
 
     def finish(self, now: float) -> bool:
         """Take what the node has sent; return whether the client has the whole answer.
@@ -140,6 +143,10 @@ class Forward:
         node, attempt = self._node, self._attempt
         assert node is not None
         assert attempt is not None
+        if self._is_out is None:
+            # It has hung up, or answers what it was not asked.
+            self._drop_line(attempt)
+            return False
         if not node.receive_nowait() or (response := node.response_nowait()) is None:
             return False
         try:

@@ -203,3 +203,38 @@ async def test_a_bug_in_sending_ends_one_connection_only(
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert is_clean(rig)
         assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("request_", [GET, POST])
+async def test_what_comes_before_a_request_is_sent_is_no_answer_to_it(
+    request_: bytes, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node has hung up, or said something, and that is in the same batch."""
+    asked: list[int] = []
+
+    async def talk(caller: Caller) -> None:
+        while head := await caller.head():
+            asked.append(caller.number)
+            if head.startswith(b"POST"):
+                await caller.read(3)
+            await caller.send(OK)
+
+    receive = Express._receive
+
+    def received(lane: Express) -> None:
+        receive(lane)
+        if lane._waits:
+            lane.answered()
+
+    async with open_rig(talk) as rig:
+        client = await rig.connect()
+        assert await ask(client) == b"ok"
+        with monkeypatch.context() as patch:
+            patch.setattr(Express, "_receive", received)
+            assert await ask(client, request_) == b"ok"
+        assert await ask(client) == b"ok"
+        await rig.settle()
+
+        assert asked == [0, 1, 1]
+        assert tasks.count == 2
+        assert is_clean(rig)
