@@ -193,7 +193,6 @@ class Express:
         if not (self._http.receive_nowait() and self._http.has_begun):
             # Or an empty line behind the last request's body, which begins none.
             return
-        self._splicer.spend(_WEIGHT)
         now = trio.current_time()
         connection = self._connection
         self._exchange = exchange = Exchange(
@@ -205,6 +204,8 @@ class Express:
             self._splicer.unsent.append(self)
         else:
             self.give_up()
+        # Behind all that: it may send what has just been put aside, and find that it cannot.
+        self._splicer.spend(_WEIGHT)
 
     def answered(self) -> None:
         """Take what the node has sent, unless the task is about to see to it."""
@@ -214,9 +215,9 @@ class Express:
             self._finish()
         except Exception as exc:
             self._end(outcome.Error(exc))
+        self._splicer.spend(_WEIGHT)
 
     def _finish(self) -> None:
-        self._splicer.spend(_WEIGHT)
         now = trio.current_time()
         exchange = self._exchange
         assert exchange is not None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
+from contextlib import suppress
 from typing import Literal
 
 import attrs
@@ -79,8 +82,8 @@ async def test_requests_of_a_batch_are_sent_in_rows(
         receive = Express._receive
 
         def received(lane: Express) -> None:
-            receive(lane)
             events.append("read")
+            receive(lane)
 
         monkeypatch.setattr(Express, "_receive", received)
         pushes.seen = events  # type: ignore[assignment]  # both in one list
@@ -237,4 +240,37 @@ async def test_what_comes_before_a_request_is_sent_is_no_answer_to_it(
 
         assert asked == [0, 1, 1]
         assert tasks.count == 2
+        assert is_clean(rig)
+
+
+async def test_lines_that_are_reset_while_their_requests_wait(tasks: Tasks) -> None:
+    """Found as the row is sent, or by what epoll says of them, whichever comes first."""
+
+    async def talk(caller: Caller) -> None:
+        with suppress(trio.ClosedResourceError):
+            await ok(caller)
+
+    async with open_rig(talk, "keepalive = 40") as rig:
+        clients = [await rig.connect() for _ in range(40)]
+
+        async def ask_all() -> None:
+            for client in clients:
+                assert (await answer(client))[1] == b"ok"
+            await rig.settle()
+
+        for _ in range(2):
+            for client in clients:
+                os.write(client.stream.socket.fileno(), GET)
+            await ask_all()
+        lines = [*rig.calls]
+        assert len(lines) == tasks.count == 40
+        for client in clients:
+            os.write(client.stream.socket.fileno(), GET)
+        for caller in lines:
+            caller.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.stream.socket.close()
+        await ask_all()
+
+        assert tasks.count == 80
+        assert [record.status for record in rig.records] == [200] * 120
         assert is_clean(rig)
