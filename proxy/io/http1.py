@@ -23,7 +23,7 @@ class Http1:
         self._buffer = b""
         self._unsent = b""
         self._cut_short = False
-        #: Something went out.
+        #: Something went out, or was put aside.
         self.sent = False
         #: Up to how many bytes are put aside at a time, for whoever sets this to `push` them.
         self.aside = -1

@@ -205,7 +205,7 @@ class NodeHttp(Http1):
     @property
     def reusable(self) -> bool:
         """Whether, the whole request having been sent, it can carry another one."""
-        if self._socket is not None and self._socket.pending:
-            # More than its answer, or in TLS a goodbye that came with it.
+        if self._socket is not None and (self._socket.pending or self._socket.backlog):
+            # More than its answer, or in TLS a goodbye that came with it, or not all was sent.
             return False
         return self._stays and self.body.done and not self._buffer and not self._cut_short

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 import trio
 from outcome import Outcome, acapture
 
-from proxy.errors import BadResponse, ClientGone, ResponseTimeout
+from proxy.errors import BadResponse, ClientGone, ClosedEarly, Refusal, ResponseTimeout
 from proxy.io.client_http import ClientHttp
 from proxy.io.node_http import NodeHttp
 from proxy.io.patience import PATIENCE
@@ -97,6 +98,44 @@ class Answering:
         with trio.move_on_after(PATIENCE):
             return await node.read_body()
         return await self.while_there(node.read_body)
+
+    async def while_sending(
+        self, send: Callable[[], Awaitable[object]], take: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Take the answer while the request's body is still sent, for as long as that is needed.
+
+        Raises:
+            Refusal, ClientGone: of either.
+        """
+        fault: Refusal | ClientGone | None = None
+
+        async def upload() -> None:
+            nonlocal fault
+            try:
+                # When it has hung up, what it answered before, if anything, decides.
+                with suppress(ClosedEarly):
+                    await send()
+                self.start(trio.current_time())
+                await self._client.wait_hang_up(unread_body=not self._client.body.done)
+                raise ClientGone("It hung up before it was answered.")
+            except (Refusal, ClientGone) as exc:
+                fault = exc
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload)
+            try:
+                await take()
+            except (Refusal, ClientGone) as exc:
+                fault = exc
+            # The answer is complete: nobody wants what may be left of the body.
+            nursery.cancel_scope.cancel()
+        try:
+            if fault is not None:
+                raise fault
+        finally:
+            # Its traceback has this frame: together they would be a cycle.
+            fault = None
 
     async def while_there(self, do: Callable[[], Awaitable[T]]) -> T:
         """Do something, as long as the client is there.

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Exchange:
     """One request of a client, the `first` one of its connection or a later one.
 
-    `begin` and `finish` do what needs no waiting, which is all of most requests, and `run` does the
-    rest; it does all by itself where they were not called.
+    `begin`, `push`, `finish` and `conclude` do what needs no waiting, which is all of most
+    requests, and `run` does the rest; it does all by itself where they were not called.
     """
 
     def __init__(
@@ -71,26 +71,30 @@ class Exchange:
             return False
 
     def push(self) -> bool:
-        """Send what `begin` has put aside; return whether all has gone out.  If not, call `run`."""
+        """Send what `begin` or `finish` has put aside; return whether all has gone out.
+
+        If not, call `run`.
+        """
         assert isinstance(self._way, Forward)
         return self._way.push()
 
     def finish(self, now: float) -> bool:
-        """Take what the node has sent; return whether that was all.
+        """Put aside for the client what the node has sent; return whether that was all.
 
-        If not, call `run`, after `leave`.
+        Then call `push` and, when all is out, `conclude`.  If not, call `run`, after `leave`.
         """
         assert isinstance(self._way, Forward)
         try:
-            if not self._way.finish(now):
-                return False
+            return self._way.finish(now)
         except Exception as exc:  # a bug, which is for `run` to answer
             self._way.abandon()
             self._fault = exc
             return False
+
+    def conclude(self, now: float) -> None:
+        """Account for a request whose answer is out."""
         self._record.session_time = now - self._started
         self._leave(None)
-        return True
 
     def leave(self) -> None:
         """Have a task go on with it: not all of the answer has come yet."""

@@ -32,7 +32,7 @@ import trio
 from proxy.errors import ClientGone
 from proxy.io.client_http import ClientHttp
 from proxy.io.patience import Patience
-from proxy.io.splicer import IN, OUT, Splicer
+from proxy.io.splicer import IN, Splicer
 from proxy.io.timers import Timers
 from proxy.io.transport import SocketTransport
 
@@ -44,9 +44,8 @@ if TYPE_CHECKING:
 
 #: What half a request counts for in the splicer's turn, where a session's message counts for one.
 _WEIGHT: Final = 8
-#: Up to how many bytes an answer is taken for sent before it is: so much always has room, but at a
-#: client that asks and asks and does not read.
-_SMALL: Final = 4096
+#: Up to how many bytes of an answer are put aside; larger ones are worth to be sent by themselves.
+_ASIDE: Final = 4096
 
 
 class Express:
@@ -100,7 +99,7 @@ class Express:
         timer = timers.timer(self._look)
         timer.hasten(self._quiet_since + self._keepalive)
         self._splicer.watch(self, IN)
-        self._http.aside = _SMALL
+        self._http.aside = _ASIDE
         try:
             while self._result is None:
                 self._task = trio.lowlevel.current_task()
@@ -160,28 +159,23 @@ class Express:
         return until
 
     def ready(self, _: int) -> None:
-        """Take what the client has sent, or send what it had no room for."""
+        """Take what the client has sent."""
         try:
-            if not self.transport.backlog:
-                self._receive()
-            elif self._http.push():
-                self._splicer.watch(self, IN)
+            self._receive()
         except Exception as exc:
             self._end(outcome.Error(exc))
 
     def push(self) -> None:
-        """Send what was put aside: an answer, a request, or a client's one answer and next request.
-
-        A connection that was handed over meanwhile has its answer sent all the same.
-        """
+        """Send what was put aside: a request to a node, or its answer to the client."""
+        if self._task is None or self._exchange is None:
+            return
         try:
-            if self.transport.backlog and not self._http.push() and self._task is not None:
-                self._splicer.watch(self, OUT)
-            if self._waits and self._task is not None:
-                assert self._exchange is not None
-                if not self._exchange.push():
-                    self._patience.end(self)
-                    self.give_up()
+            if self._exchange.push():
+                if not self._waits:
+                    self._conclude()
+            else:
+                self._patience.end(self)
+                self.give_up()
         except Exception as exc:
             self._end(outcome.Error(exc))
 
@@ -218,16 +212,21 @@ class Express:
         self._splicer.spend(_WEIGHT)
 
     def _finish(self) -> None:
-        now = trio.current_time()
         exchange = self._exchange
         assert exchange is not None
         self._patience.end(self)
-        if not exchange.finish(now):
+        if exchange.finish(trio.current_time()):
+            self._waits = False
+            self._splicer.unsent.append(self)
+        else:
             self.give_up()
-            return
-        self._waits = False
-        self._exchange = None
-        self._splicer.unsent.append(self)
+
+    def _conclude(self) -> None:
+        """Go on to the next request: all of this one's answer is out."""
+        assert self._exchange is not None
+        now = trio.current_time()
+        exchange, self._exchange = self._exchange, None
+        exchange.conclude(now)
         http = self._http
         if not http.next_request():
             self._end(outcome.Value(None))

@@ -11,19 +11,14 @@ still there then.  A request that takes longer is watched: when its client hangs
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
 import trio
 
 from proxy.config.route import Route
-from proxy.errors import (
-    ClientGone,
-    ClosedEarly,
-    DialError,
-    NodeError,
-    Refusal,
-)
+from proxy.errors import ClientGone, ClosedEarly, DialError, NodeError
 from proxy.io.client_http import ClientHttp
 from proxy.io.kept import Asker
 from proxy.io.node_http import NodeHttp
@@ -48,8 +43,8 @@ _WHOLE: Final = 2**20
 class Forward:
     """One request and its answer; `key` is what the policy `hash` goes by.
 
-    `begin` and `finish` do what needs no waiting, which is all of most requests, and `run` does the
-    rest; it does all by itself where they were not called.
+    `begin`, `push` and `finish` do what needs no waiting, which is all of most requests, and `run`
+    does the rest; it does all by itself where they were not called.
     """
 
     def __init__(
@@ -81,7 +76,8 @@ class Forward:
         self._node: NodeHttp | None = None
         self._is_out: bool | None = None
         self._download: Download | None = None
-        self._is_begun = False
+        #: The client has the answer's beginning, and all of it but for what is put aside.
+        self._is_begun = self._is_answered = False
         #: What `finish` has met.
         self._fault: NodeError | ClientGone | None = None
         timeout = route.response_timeout or timeouts.response
@@ -107,6 +103,9 @@ class Forward:
         node.aside = _WHOLE
         try:
             self._put(node, attempt, now)
+        except ClosedEarly:
+            self._drop_line(attempt)
+            return False
         except BaseException:
             attempt.release_line(now)
             raise
@@ -116,7 +115,14 @@ class Forward:
         return True
 
     def push(self) -> bool:
-        """Send what `begin` has put aside; return whether all has gone out.  If not, call `run`."""
+        """Send what `begin` or `finish` has put aside; return whether all has gone out.
+
+        If not, call `run`.
+        """
+        if self._is_answered:
+            with suppress(ClientGone):
+                return self._client.push()
+            return False
         node, attempt = self._node, self._attempt
         assert node is not None
         assert attempt is not None
@@ -136,9 +142,9 @@ class Forward:
         self._node = attempt.line = None
 
     def finish(self, now: float) -> bool:
-        """Take what the node has sent; return whether the client has the whole answer.
+        """Put aside for the client what the node has sent; return whether that was all.
 
-        If not, call `run`, after `leave`.
+        Then call `push`.  If not, call `run`, after `leave`.
         """
         node, attempt = self._node, self._attempt
         assert node is not None
@@ -161,6 +167,7 @@ class Forward:
         attempt.line.lines = node.lines
         attempt.release_line(now, keep=self._keeps(node))
         self._let_go()
+        self._is_answered = True
         return True
 
     def leave(self) -> None:
@@ -181,6 +188,9 @@ class Forward:
             Refusal: what to tell the client, if nothing was sent to it yet.
             ClientGone: there is nobody to tell.
         """
+        if self._is_answered:
+            await self._client.flush_within(self._body_timeout)
+            return
         if not self._is_started:
             self._start(trio.current_time())
         if self._upload.whole is None:
@@ -305,42 +315,14 @@ class Forward:
             if self._is_begun or not download.begin():
                 await download.go_on(self._answering.body)
             return
-        await self._exchange_both(node)
+        await self._answering.while_sending(
+            partial(self._upload.run, node), partial(self._take_answer, node)
+        )
 
-    async def _exchange_both(self, node: NodeHttp) -> None:
-        fault: Refusal | ClientGone | None = None
-
-        async def upload() -> None:
-            nonlocal fault
-            try:
-                try:
-                    await self._upload.run(node)
-                    self._answering.start(trio.current_time())
-                except ClosedEarly:
-                    # It has hung up; what it answered before, if anything, decides.
-                    self._answering.start(trio.current_time())
-                await self._client.wait_hang_up(unread_body=not self._client.body.done)
-                raise ClientGone("It hung up before it was answered.")
-            except (Refusal, ClientGone) as exc:
-                fault = exc
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(upload)
-            try:
-                download = self._prepare(node, await self._answering.head(node))
-                if not download.begin():
-                    await download.go_on()
-            except (Refusal, ClientGone) as exc:
-                fault = exc
-            # The answer is complete: nobody wants what may be left of the body.
-            nursery.cancel_scope.cancel()
-        try:
-            if fault is not None:
-                raise fault
-        finally:
-            # Its traceback has this frame: together they would be a cycle.
-            fault = None
+    async def _take_answer(self, node: NodeHttp) -> None:
+        download = self._prepare(node, await self._answering.head(node))
+        if not download.begin():
+            await download.go_on()
 
     def _prepare(self, node: NodeHttp, response: Response) -> Download:
         way, limit = (self._client, self._record, self._facts), self._body_timeout

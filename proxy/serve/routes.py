@@ -314,7 +314,7 @@ def _rank(route: Route) -> tuple[object, ...]:
         suffix,
         -len(route.host or "") if suffix else 0,
         route.path is None,
-        -len(route.prefix or ""),
+        -len(comparable(route.prefix or "")),
         -(len(route.headers) + (route.methods is not None) + takes_one),
     )
 

@@ -138,7 +138,6 @@ async def test_what_a_client_has_no_room_for_is_sent_before_more_is_read(
         client = await rig.connect()
         assert await ask(client) == b"ok"
         pushes.client.append(9)
-        pushes.client.append(9)
         await client.send(GET + ahead)
         assert (await answer(client))[1] == b"ok"
         if ahead:
@@ -146,8 +145,8 @@ async def test_what_a_client_has_no_room_for_is_sent_before_more_is_read(
         assert await ask(client) == b"ok"
         await rig.settle()
 
-        # Who sends ahead is the task's.
-        assert tasks.count == (2 if ahead else 1)
+        # What waits is the task's, and what was sent ahead.
+        assert tasks.count == (3 if ahead else 2)
         assert is_clean(rig)
 
 
@@ -155,13 +154,14 @@ async def test_a_client_that_takes_no_answer_is_gone(pushes: Pushes) -> None:
     async with open_rig(ok) as rig:
         client = await rig.connect()
         assert await ask(client) == b"ok"
-        pushes.client.append(ConnectionResetError())
+        # Of the lane's and of the task's, but not of who sends the rest before a goodbye.
+        pushes.client.extend([ConnectionResetError(), ConnectionResetError()])
         await client.send(GET)
-        # Not so broken that what is left could not be sent before the goodbye.
         assert (await answer(client))[1] == b"ok"
         assert await client.head() == b""
         await rig.settle()
 
+        assert [record.ending for record in rig.records] == [None, "client_lost"]
         assert is_clean(rig)
         assert len(rig.server.service.kept) == 1
 
@@ -171,16 +171,49 @@ async def test_a_client_that_never_has_room_is_sent_away(pushes: Pushes) -> None
         service = rig.server.service
         service.config = attrs.evolve(
             service.config,
-            timeouts=attrs.evolve(service.config.timeouts, keepalive=0.1, linger=0.1),
+            timeouts=attrs.evolve(service.config.timeouts, body=0.1, linger=0.1),
         )
         client = await rig.connect()
         assert await ask(client) == b"ok"
         pushes.client_is_full = True
         await client.send(GET)
         with trio.fail_after(3):
+            while "client" not in pushes.seen:
+                await trio.lowlevel.checkpoint()
+            # A drain would wait for it.
+            assert service.under_way.count == 1
             assert await client.head() == b""
         await rig.settle()
+
+        assert [record.ending for record in rig.records] == [None, "client_lost"]
         assert is_clean(rig)
+
+
+async def test_what_tls_has_to_say_goes_with_the_answer(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, count = Express.ready, 0
+
+    def counting(lane: Express, events: int) -> None:
+        nonlocal count
+        count += 1
+        ready(lane, events)
+
+    async with open_rig(ok) as rig:
+        client = await rig.connect()
+        assert await ask(client) == b"ok"
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        splicer = rig.server.service.splicer
+        assert splicer is not None
+        (lane,) = [leg for leg in splicer.legs.values() if isinstance(leg, Express)]
+        monkeypatch.setattr(Express, "ready", counting)
+        lane.transport.backlog = b"key update "
+        await client.send(GET)
+        head, body = await answer(client)
+
+        assert head.startswith(b"key update HTTP/1.1 200 ")
+        assert body == b"ok"
+        assert count == tasks.count == 1
 
 
 async def test_a_bug_in_sending_ends_one_connection_only(
