@@ -120,8 +120,8 @@ def explain(
 
     With tcp://HOST:PORT or tls://HOST:PORT: of a connection to a listener of mode "tcp".
 
-    Exit code 0 if it has a route, 1 if it would be refused (403, 404, 405, 426 ...), 2 if the
-    configuration has faults.
+    Exit code 0 if it has a route, 1 if it would be refused (403, 404, 405, 426 ..., or a reset), 2
+    if the configuration has faults or nothing listens for that.
     """
     from .serve.explain import explain
     from .serve.explain_tcp import explain_tcp

@@ -59,7 +59,8 @@ class Question:
         """
         parts = urlsplit(url)
         if parts.scheme not in _SECURE or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL like https://rt.example.org/path")
+            likes = "https://rt.example.org/path, or tcp://rt.example.org:1883"
+            raise ValueError(f"{url!r} is no URL like {likes}")
         _check_client(client)
         given = [_header(text) for text in headers]
         if websocket or parts.scheme in ("ws", "wss"):

@@ -77,6 +77,11 @@ def test_encoded_paths_are_compared_as_well(keys: dict[str, Any], target: str) -
     assert ask(Routes([Route(upstream="u", **keys)]), target) == "u"
 
 
+def test_how_a_prefix_is_written_makes_it_no_longer() -> None:
+    routes = [Route(prefix="/%7Eu", upstream="short"), Route(prefix="/~u/x", upstream="long")]
+    assert ask(Routes(routes), "/~u/x/1") == "long"
+
+
 def test_a_handshakes_path_has_to_be_what_a_node_compares_it_with() -> None:
     asked = Asked("public", "example.org", "/%64eepstream", websocket=True)
     assert {why for route, why in ROUTES.failed(asked) if route.upstream == "ws"} == {"path"}
