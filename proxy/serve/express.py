@@ -16,6 +16,10 @@ A connection in the lane is quiet, or waits for an answer, or is handed over: it
 cancelled, and has not had its turn yet.  Once it is handed over nobody touches it but the task: its
 socket is out of the splicer, and whoever calls without a parked task is not heard.
 
+What it sends, a request or a small answer, it puts aside, to be sent in a row with others at the
+batch's end, as the splicer does with messages, and for the same reason.  Until then neither is out:
+what a node says before is no answer, and a request is under way until its answer has gone.
+
 Deadlines of the lane: a connection that nothing comes on is over after `timeouts.keepalive`, looked
 after by one timer that is set anew only when it is due; and all requests that wait for an answer
 are in one queue, since all have the same patience.
