@@ -61,7 +61,7 @@ _AT_ONCE: Final = 64
 #: Up to which size messages are sent in a row at a batch's end: with `_AT_ONCE` this bounds what is
 #: held until then.
 _SMALL: Final = 2048
-#: After how many that are put aside whoever has more to do than to pass on a message sends them.
+#: How many are put aside at most while each takes more than to pass on a message.
 _ROW: Final = 16
 IN: Final = getattr(select, "EPOLLIN", 0)
 OUT: Final = getattr(select, "EPOLLOUT", 0)
@@ -127,7 +127,7 @@ class Splicer:
                 leg.ready(IN)
 
     def spend(self, weight: int) -> None:
-        """Make a turn shorter by what is about to be done, and have nobody wait long for it."""
+        """Make a turn shorter by what was done, and send what was put aside if that is a row."""
         self.left -= weight
         if len(self.unsent) >= _ROW:
             self.flush()

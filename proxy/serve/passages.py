@@ -17,7 +17,6 @@ class Passages:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = {(one.listener, one.sni): one for one in routes if one.kind == "tcp"}
-        self._in_order = sorted(self._routes.values(), key=_rank)
         self._asking = frozenset(listener for listener, sni in self._routes if sni is not None)
 
     def asks(self, listener: str) -> bool:
@@ -45,7 +44,7 @@ class Passages:
                 return "listener"
             return None if route.sni in taking else "sni"
 
-        return [(route, failed(route)) for route in self._in_order]
+        return [(route, failed(route)) for route in sorted(self._routes.values(), key=_rank)]
 
 
 def _tried(name: str) -> Iterator[str | None]:

@@ -98,35 +98,22 @@ async def test_requests_of_a_batch_are_sent_in_rows(
 
 
 @pytest.mark.parametrize("request_", [GET, POST])
-async def test_a_line_that_takes_nothing_more_is_given_up_for_a_new_one(
-    request_: bytes, pushes: Pushes, tasks: Tasks
+@pytest.mark.parametrize(("fault", "connections"), [(BrokenPipeError(), 2), (9, 1)])
+async def test_what_a_node_does_not_take_is_the_tasks(
+    fault: OSError | int, connections: int, request_: bytes, pushes: Pushes, tasks: Tasks
 ) -> None:
+    """A line that takes nothing more is given up for a new one, one without room is waited for."""
     async with open_rig(ok) as rig:
         client = await rig.connect()
         assert await ask(client) == b"ok"
-        pushes.node.append(BrokenPipeError())
+        pushes.node.append(fault)
         assert await ask(client, request_) == b"ok"
-        assert (len(rig.calls), tasks.count) == (2, 2)
+        assert (len(rig.calls), tasks.count) == (connections, 2)
         assert await ask(client, request_) == b"ok"
         await rig.settle()
 
-        assert (len(rig.calls), tasks.count) == (2, 2)
+        assert (len(rig.calls), tasks.count) == (connections, 2)
         assert [record.status for record in rig.records] == [200] * 3
-        assert is_clean(rig)
-
-
-@pytest.mark.parametrize("request_", [GET, POST])
-async def test_what_a_node_has_no_room_for_is_the_tasks(
-    request_: bytes, pushes: Pushes, tasks: Tasks
-) -> None:
-    async with open_rig(ok) as rig:
-        client = await rig.connect()
-        assert await ask(client) == b"ok"
-        pushes.node.append(9)
-        assert await ask(client, request_) == b"ok"
-        await rig.settle()
-
-        assert (len(rig.calls), tasks.count) == (1, 2)
         assert is_clean(rig)
 
 
